@@ -1,0 +1,29 @@
+"""makelm: a language model out of text.
+
+    download_corpus -> train_tokenizer -> encode_shard -> plan_run -> train_model
+                    -> sample_model, evaluate_model, export_model -> write_report
+
+One stage = one rule = one program scripts/<rule>.py = one folder results/<rule>/. What is built is said in
+config.yaml under `runs:`. The README has the table of what reruns when something changes.
+"""
+
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+configfile: workflow.source_path("config.yaml")
+
+
+include: "workflow/rules/common.smk"
+
+
+rule all:
+    input:
+        "results/write_report/manifest.json",
+    default_target: True
+
+
+include: "workflow/rules/data.smk"
+include: "workflow/rules/model.smk"
+include: "workflow/rules/report.smk"

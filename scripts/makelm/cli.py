@@ -1,0 +1,313 @@
+"""The frame of every stage: arguments, log, lock, signals, exit codes and publishing what it made.
+
+A stage ends with 0 (done), 2 (the user must change something: one line says what), 75 (interrupted, what
+was done is saved; running it again goes on) or 1 (a bug: the traceback is in the log).
+"""
+
+import argparse
+import errno
+import fcntl
+import json
+import os
+import platform
+import resource
+import shlex
+import shutil
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+import yaml
+
+from makelm import closure, config, manifest, stages
+from makelm.errors import Interrupted, UserError
+from makelm.progress import Progress, size
+
+DONE, BUG, USER, INTERRUPTED = 0, 1, 2, 75
+ENVIRONMENT_ERRORS = {
+    errno.ENOSPC: "no space left on the device; free some and run it again",
+    errno.EDQUOT: "the disk quota is used up; free some and run it again",
+    errno.EACCES: "permission denied; make the folder writable",
+    errno.EPERM: "not permitted; make the folder writable",
+    errno.EROFS: "the file system is read-only; choose a folder that can be written",
+    errno.ENOTDIR: "a folder is expected, but a file of that name is in the way",
+    errno.EFBIG: "the file may not grow that large here (see ulimit -f)",
+}
+
+
+class Job:
+    """One run of one stage: its configuration, where it reads and writes, and how it speaks."""
+
+    def __init__(self, stage: str, args: argparse.Namespace, progress: Progress, manifest_name: str):
+        self.stage, self.args, self.progress = stage, args, progress
+        self.keys, self.config = read_config(stage, args)
+        self.out: Path = args.out
+        self.manifest_name = manifest_name
+        self.staging = self.out / f".partial-{Path(manifest_name).stem}-{os.getpid()}"
+        self.inputs: dict[str, str] = {}
+        self.stopping = threading.Event()
+        self.stops_itself = False  # a stage that saves its progress sets this and watches `stopping`
+        self.started = time.time()
+        self.say = progress.say
+
+    def read_input(self, name: str, path: Path) -> dict:
+        """Reads the manifest of an input, records its digest under `name` and returns its content."""
+        try:
+            found = manifest.read(path)
+        except FileNotFoundError:
+            raise UserError(f"{path} is missing; run the stage that makes it") from None
+        except (ValueError, KeyError, AttributeError):
+            raise UserError(f"{path} is damaged; remove it and run the stage that makes it") from None
+        self.inputs[name] = found["digest"]
+        return found["content"]
+
+    def publish(self, facts: dict, measured: tuple[str, ...] = (), device: str = "cpu") -> None:
+        """Gives what stands in staging its final names, the manifest last.
+
+        `facts` are the stage's own findings for the next stages (counts, digests); `measured` names the
+        files that hold times and so carry no digest.
+        """
+        files = manifest.describe_files(self.staging, frozenset(measured))
+        code = closure.closure(self.stage)
+        content = {
+            "stage": self.stage,
+            "config": self.keys,
+            "inputs": self.inputs,
+            "code": code.digest(),
+            "packages": closure.installed_versions(code.packages),
+            "files": files,
+            "facts": facts,
+        }
+        made = {
+            "host": socket.gethostname(),
+            "system": f"{platform.system()} {platform.machine()}",
+            "python": platform.python_version(),
+            "device": device,
+            "cores": self.args.cores,
+            "started": datetime.fromtimestamp(self.started, UTC).isoformat(timespec="seconds"),
+            "seconds": round(time.time() - self.started, 2),
+            "peak_memory_bytes": peak_memory(),
+            "command": command(relative=True),
+        }
+        text = json.dumps(manifest.build(content, made), indent=1, ensure_ascii=False)
+        (self.staging / self.manifest_name).write_text(text + "\n", encoding="utf-8")
+        manifest.publish(self.staging, self.out, self.manifest_name)
+        total = sum(entry["bytes"] for entry in files.values() if entry)
+        where = self.out if self.manifest_name == "manifest.json" else self.out / self.manifest_name
+        self.say(f"wrote {where}  {len(files)} files, {size(total)}  in {time.time() - self.started:.1f} s")
+
+
+def peak_memory() -> int:
+    """Returns the most memory this process held, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in kB
+
+
+def command(relative: bool) -> str:
+    """Returns the command of this process; relative: without absolute paths, as a manifest wants it."""
+    words = [sys.executable, *sys.argv]
+    if relative:
+        words = ["python", *(os.path.relpath(word) if os.path.isabs(word) else word for word in sys.argv)]
+    return shlex.join(words)
+
+
+def parser(stage: str, text: str) -> argparse.ArgumentParser:
+    """Returns the argument parser with what all stages share; `text` is the script's docstring."""
+    new = argparse.ArgumentParser(
+        f"{stage}.py", description=text, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    new.add_argument("--config", required=True, help="the stage's result keys: JSON, or a .json or .yaml file")
+    new.add_argument("--execution", default="{}", help="the stage's execution keys, likewise")
+    new.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change one key, e.g. train.steps=50"
+    )
+    new.add_argument("--out", type=Path, required=True, help="the folder to write to")
+    new.add_argument("--log", type=Path, help="also write to this file; what libraries print goes there only")
+    new.add_argument("--cores", type=int, default=os.cpu_count(), help="CPU cores to use (default: all)")
+    new.add_argument(
+        "--lock-wait", type=float, default=60, help="seconds to wait for another writer of the same artifact"
+    )
+    new.add_argument("--stop-with-parent", action="store_true", help="end when the process that started this ends")
+    return new
+
+
+def read_config(stage: str, args: argparse.Namespace) -> tuple[dict, Any]:
+    """Returns (result keys as a dictionary, all keys as the stage's typed part)."""
+    raw = config.merge(read_keys(args.config, "--config"), read_keys(args.execution, "--execution"))
+    config.override(raw, shlex.join(args.set))
+    part = config.parse(stages.PARTS[stage], raw, stage)
+    return part.result_keys(), part
+
+
+def read_keys(text: str, flag: str) -> dict:
+    """Returns the map that a flag gives as JSON or as the name of a file."""
+    try:
+        keys = yaml.safe_load(Path(text).read_text() if text.endswith((".json", ".yaml", ".yml")) else text)
+    except OSError as error:
+        raise UserError(f"{flag}: cannot read {text}: {error.strerror}") from None
+    except yaml.YAMLError:
+        raise UserError(f"{flag}: neither JSON nor a file: {text[:80]}") from None
+    if not isinstance(keys, dict):
+        raise UserError(f"{flag}: expected a map of keys, got {text[:80]}")
+    return keys
+
+
+def run(
+    stage: str,
+    text: str,
+    add_arguments: Callable[[argparse.ArgumentParser], None],
+    work: Callable[[Job], None],
+    manifest_name: Callable[[argparse.Namespace], str] = lambda args: "manifest.json",
+) -> None:
+    """Runs a stage from its command line and ends the process with its exit code."""
+    arguments = parser(stage, text)
+    add_arguments(arguments)
+    args = arguments.parse_args()
+    terminal = open_log(args.log)
+    progress = Progress(label(stage, args), terminal, sys.stderr if args.log else None)
+    line, code = "", DONE
+    try:
+        limit_cores(args.cores)
+        job = Job(stage, args, progress, manifest_name(args))
+        listen(job)
+        with Writer(job):
+            work(job)
+    except UserError as error:
+        line, code = str(error), USER
+    except Interrupted as error:
+        line, code = str(error), INTERRUPTED
+    except OSError as error:
+        line, code = explain(error), USER
+        if not line:
+            line, code = failure(error, args.log), BUG
+    except Exception as error:
+        line, code = failure(error, args.log), BUG
+    finish(progress, args.log, stage, line, code)
+
+
+def label(stage: str, args: argparse.Namespace) -> str:
+    """Returns what opens each line: the stage and what it works on."""
+    shard = getattr(args, "shard", None)
+    return " ".join([stage, args.out.resolve().name, *([f"{shard:05d}"] if shard is not None else [])])
+
+
+def explain(error: OSError) -> str:
+    """Returns what to do about an error of the machine, or nothing where it must be a bug."""
+    advice = ENVIRONMENT_ERRORS.get(error.errno)
+    return f"{error.filename or 'output'}: {advice}" if advice else ""
+
+
+def failure(error: Exception, log: Path | None) -> str:
+    """Writes the traceback and returns the line that points to it."""
+    traceback.print_exc()
+    first = str(error).strip().split("\n")[0]
+    return f"failed: {type(error).__name__}: {first}" + (f"  (traceback in {log})" if log else "")
+
+
+def finish(progress: Progress, log: Path | None, stage: str, line: str, code: int) -> None:
+    """Says how the stage ended, leaves the line beside the log for whoever looks there, and exits."""
+    if code != DONE:
+        progress.say(line)
+        if log:
+            text = json.dumps({"stage": progress.label, "line": line, "exit_code": code})
+            error_file(log).write_text(text + "\n")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # not sys.exit: threads of libraries must not keep a finished stage alive
+    os._exit(code)
+
+
+def error_file(log: Path) -> Path:
+    """Returns where a failed stage leaves its line."""
+    return log.with_suffix(".error.json")
+
+
+def open_log(log: Path | None) -> TextIO:
+    """Returns the terminal. With a log, everything else this process prints goes there, natively too."""
+    terminal = os.fdopen(os.dup(2), "w", buffering=1)
+    if log:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        error_file(log).unlink(missing_ok=True)
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
+        os.write(descriptor, f"cd {shlex.quote(os.getcwd())} && {command(relative=False)}\n".encode())
+        os.dup2(descriptor, 1)
+        os.dup2(descriptor, 2)
+        os.close(descriptor)
+    return terminal
+
+
+def limit_cores(cores: int) -> None:
+    """Holds XLA and the tokenizers to so many threads; their number decides the last bits of a sum."""
+    if cores < 1:
+        raise UserError(f"--cores must be 1 or more, got {cores}")
+    os.environ["NPROC"] = str(cores)  # what XLA sizes its thread pools by
+    os.environ["RAYON_NUM_THREADS"] = str(cores)
+
+
+def listen(job: Job) -> None:
+    """Lets SIGTERM, SIGINT, SIGUSR1 and, on request, the death of the parent end the stage in order."""
+
+    def stop(signum: int, frame: Any) -> None:
+        again = job.stopping.is_set()
+        job.stopping.set()
+        if again or not job.stops_itself:
+            raise Interrupted(f"stopped by {signal.Signals(signum).name}; run it again to go on")
+
+    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(signum, stop)
+    if job.args.stop_with_parent:
+        threading.Thread(target=watch_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def watch_parent(parent: int) -> None:
+    """Ends this process in order when its parent is gone: nobody would look at what it goes on to write."""
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+class Writer:
+    """The one writer of an artifact: a lock that the kernel drops with the process, and a fresh staging folder."""
+
+    def __init__(self, job: Job):
+        self.job = job
+        self.path = job.out / f".{Path(job.manifest_name).stem}.lock"
+
+    def __enter__(self) -> None:
+        self.job.out.mkdir(parents=True, exist_ok=True)
+        self.file = self.path.open("a+")
+        deadline = time.monotonic() + self.job.args.lock_wait
+        said = False
+        while not self.take():
+            holder = self.path.read_text().strip() or "another process"
+            if time.monotonic() > deadline:
+                raise Interrupted(f"{self.job.out} is being written by {holder}; run this again when it has ended")
+            if not said:
+                self.job.say(f"waiting for {holder}, which is writing {self.job.out}")
+                said = True
+            time.sleep(0.1)
+        self.file.truncate(0)
+        self.file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        self.file.flush()
+        # the lock is held, so whoever left these is dead
+        for left in self.job.out.glob(f".partial-{Path(self.job.manifest_name).stem}-*"):
+            shutil.rmtree(left)
+        self.job.staging.mkdir()
+
+    def take(self) -> bool:
+        try:
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def __exit__(self, *_: Any) -> None:
+        shutil.rmtree(self.job.staging, ignore_errors=True)
+        self.file.close()

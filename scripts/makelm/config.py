@@ -1,0 +1,484 @@
+"""The typed configuration: every key, its type, its bounds and how keys must agree. Values live in YAML only.
+
+Keys are of two kinds. Result keys decide what comes out of a stage; execution keys (marked EXECUTION)
+decide how it runs: they are recorded, and changing them reruns nothing.
+"""
+
+import difflib
+import itertools
+import re
+import shlex
+from copy import deepcopy
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from makelm.errors import UserError
+
+EXECUTION = "execution"  # put beside a type: Annotated[Count, EXECUTION]
+
+SCIENTIFIC = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
+
+
+def number(value: Any) -> Any:
+    """Reads 1e-3 as the number a person means; YAML 1.1 wants 1.0e-3 and makes a string of this."""
+    if isinstance(value, str) and SCIENTIFIC.fullmatch(value):
+        value = float(value)
+    return value
+
+
+def whole_number(value: Any) -> Any:
+    """Reads 1e6 as 1000000."""
+    value = number(value)
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Int = Annotated[int, BeforeValidator(whole_number)]
+Count = Annotated[Int, Field(ge=1)]
+Natural = Annotated[Int, Field(ge=0)]
+Float = Annotated[float, BeforeValidator(number), Field(allow_inf_nan=False)]
+Positive = Annotated[Float, Field(gt=0)]
+NonNegative = Annotated[Float, Field(ge=0)]
+Fraction = Annotated[Float, Field(ge=0, le=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._=+-]*$")]  # also a folder's name
+Text = Annotated[str, Field(min_length=1)]
+Seed = Annotated[Int, Field(ge=0, lt=2**32)]
+
+
+class Section(BaseModel):
+    """A map of known keys. An unknown one is refused, with the nearest known one named."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def refuse_unknown(cls, data: Any) -> Any:
+        for key in data if isinstance(data, dict) else ():
+            if key not in cls.model_fields:
+                raise PydanticCustomError(
+                    "unknown", "unknown key {key}{hint}", {"key": repr(key), "hint": hint(cls, str(key))}
+                )
+        return data
+
+
+def hint(section: type[Section], key: str) -> str:
+    """Returns where a misspelt or misplaced key probably belongs, or what there is."""
+    near = did_you_mean(key, section.model_fields)
+    home = next((name for name, keys in RUN_SECTIONS.items() if key in keys), None)
+    if near or not home:
+        return near or f"; known here: {', '.join(section.model_fields)}"
+    return f"; it belongs under {home}:"
+
+
+def did_you_mean(word: str, words: Any) -> str:
+    """Returns '; did you mean ...?' for the nearest of the words, or nothing."""
+    near = difflib.get_close_matches(word, list(words), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+# ---- corpora
+
+
+class Split(Section):
+    """How documents are divided into train and validation."""
+
+    shards: Count
+    split: Literal["hash", "tail"]
+    valid_fraction: Annotated[Float, Field(gt=0, lt=1)]
+
+
+class StdlibCorpus(Split):
+    """The source text of the Python standard library of the interpreter that runs the stage."""
+
+    source: Literal["stdlib"]
+
+
+class LocalCorpus(Split):
+    """Files and folders on this machine: one document per .txt or .md file or other text, one per line of .jsonl."""
+
+    source: Literal["local"]
+    paths: Annotated[list[Text], Field(min_length=1)]
+    text_key: Text
+
+
+class UrlCorpus(Split):
+    """One file from the network, .txt or .jsonl, known by its sha256."""
+
+    source: Literal["url"]
+    url: Annotated[str, Field(pattern=r"^(https?|file)://")]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    text_key: Text
+
+
+class DatasetsCorpus(Split):
+    """A data set of the Hugging Face hub, or a local folder that `datasets` can load."""
+
+    source: Literal["huggingface"]
+    dataset: Text
+    subset: Text | None
+    revision: Text | None
+    dataset_split: Text
+    text_key: Text
+
+
+CORPORA = {"stdlib": StdlibCorpus, "local": LocalCorpus, "url": UrlCorpus, "huggingface": DatasetsCorpus}
+
+
+def corpus_source(data: Any) -> str:
+    """Returns the source of a corpus that decides which keys it has. Raises PydanticCustomError on an unknown one."""
+    source = data.get("source") if isinstance(data, dict) else getattr(data, "source", None)
+    if source not in CORPORA:
+        raise PydanticCustomError(
+            "source",
+            "source must be one of {known}, got {source}{hint}",
+            {"known": ", ".join(CORPORA), "source": repr(source), "hint": did_you_mean(str(source), CORPORA)},
+        )
+    return source
+
+
+Corpus = Annotated[tuple(Annotated[kind, Tag(name)] for name, kind in CORPORA.items()), Discriminator(corpus_source)]
+
+# ---- tokenizers
+
+
+class Tokenizer(Section):
+    """How text becomes token ids."""
+
+    kind: Literal["bpe", "byte", "char"]
+    corpus: Name
+    vocab_size: Annotated[Int, Field(ge=257, le=2**31 - 1)] | None
+    pattern: Text | None
+    end_of_text: bool
+
+    @model_validator(mode="after")
+    def check(self) -> "Tokenizer":
+        if (self.kind == "bpe") != (self.vocab_size is not None) or (self.kind == "bpe") != (self.pattern is not None):
+            raise PydanticCustomError("vocab", "vocab_size and pattern are for kind: bpe (and null for the others)")
+        try:
+            re.compile(self.pattern or "") if "\\p" not in (self.pattern or "") else None
+        except re.error as error:
+            raise PydanticCustomError("pattern", "pattern is no regular expression: {e}", {"e": str(error)}) from error
+        return self
+
+
+# ---- runs
+
+
+class Model(Section):
+    """The shape of the Transformer."""
+
+    context_length: Count
+    n_layers: Count
+    d_model: Count
+    n_heads: Count
+    n_kv_heads: Count
+    d_head: Annotated[Int, Field(ge=2, multiple_of=2)]
+    d_ff: Count
+    activation: Literal["swiglu", "relu_squared"]
+    qk_norm: bool
+    tie_embeddings: bool
+    rope_base: Positive
+    norm_eps: Positive
+    compute_dtype: Literal["float32", "bfloat16"]
+
+    @model_validator(mode="after")
+    def check(self) -> "Model":
+        if self.n_heads % self.n_kv_heads:
+            raise PydanticCustomError(
+                "heads",
+                "n_heads must be a multiple of n_kv_heads, got {n} and {k}",
+                {"n": self.n_heads, "k": self.n_kv_heads},
+            )
+        return self
+
+
+class Mesh(Section):
+    """How devices are arranged. -1 takes all that are left."""
+
+    data: Annotated[Annotated[Int, Field(ge=-1)], EXECUTION]
+    fsdp: Annotated[Annotated[Int, Field(ge=-1)], EXECUTION]
+    tensor: Annotated[Annotated[Int, Field(ge=-1)], EXECUTION]
+
+    @model_validator(mode="after")
+    def check(self) -> "Mesh":
+        sizes = [self.data, self.fsdp, self.tensor]
+        if 0 in sizes or sizes.count(-1) > 1:
+            raise PydanticCustomError("mesh", "axes are 1 or more, and one of them may be -1 (all that are left)")
+        return self
+
+
+class Schedule(Section):
+    """The learning rate over the steps, as a factor on every rate."""
+
+    kind: Literal["linear", "cosine", "constant"]
+    warmup_steps: Natural
+    decay_fraction: Fraction
+    final: Fraction
+
+
+class Optimizer(Section):
+    """How gradients change weights."""
+
+    kind: Literal["adamw", "muon"]
+    learning_rate: Positive
+    matrix_learning_rate: Positive
+    beta1: Fraction
+    beta2: Fraction
+    eps: Positive
+    momentum: Fraction
+    weight_decay: NonNegative
+    clip_norm: Positive | None
+
+
+class Train(Section):
+    """How the weights come about."""
+
+    seed: Seed
+    steps: Count
+    batch_size: Count
+    optimizer: Optimizer
+    schedule: Schedule
+    checkpoint_every: Annotated[Count, EXECUTION]
+    keep_checkpoints: Annotated[Count, EXECUTION]
+    log_every: Annotated[Count, EXECUTION]
+
+    @model_validator(mode="after")
+    def check(self) -> "Train":
+        if self.schedule.warmup_steps >= self.steps:
+            raise PydanticCustomError(
+                "warmup",
+                "schedule.warmup_steps must be less than steps, got {w} and {s}",
+                {"w": self.schedule.warmup_steps, "s": self.steps},
+            )
+        return self
+
+
+class Sample(Section):
+    """What the trained model is asked to write."""
+
+    prompts: Annotated[list[str], Field(min_length=1)]
+    samples_per_prompt: Count
+    max_new_tokens: Count
+    temperature: NonNegative
+    top_k: Count | None
+    top_p: Annotated[Float, Field(gt=0, le=1)] | None
+    seed: Seed
+
+
+class Evaluate(Section):
+    """How the validation documents are scored."""
+
+    window: Count
+    stride: Count
+
+    @model_validator(mode="after")
+    def check(self) -> "Evaluate":
+        if self.stride > self.window:
+            raise PydanticCustomError(
+                "stride", "stride must be at most window, got {s} and {w}", {"s": self.stride, "w": self.window}
+            )
+        return self
+
+
+class Export(Section):
+    """What is handed to other people's code."""
+
+    dtype: Literal["float32", "bfloat16"]
+
+
+class Run(Section):
+    """One model: what it is made of and what is done with it."""
+
+    corpus: Name
+    tokenizer: Name
+    cores: Annotated[Count, EXECUTION]
+    model: Model
+    mesh: Mesh
+    train: Train
+    sample: Sample
+    evaluate: Evaluate
+    export: Export
+
+
+RUN_SECTIONS = {
+    name: set(field.annotation.model_fields)
+    for name, field in Run.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+}
+
+
+class Config(Section):
+    """A whole configuration, runs expanded."""
+
+    corpus: dict[Name, Corpus]
+    tokenizer: dict[Name, Tokenizer]
+    run: dict[Name, Run]
+    runs: Annotated[list[Name], Field(min_length=1)]
+
+
+# ---- reading
+
+
+def load(raw: dict) -> Config:
+    """Returns the typed configuration of a nested dictionary as YAML gives it.
+
+    Resolves `base:` and `grid:` of runs and the overrides under `set`. Raises UserError with one line.
+    """
+    raw = deepcopy(raw)
+    override(raw, raw.pop("set", None) or "")
+    for key in ("corpus", "tokenizer", "run"):
+        if not isinstance(raw.get(key), dict):
+            raise UserError(f"config: {key} must be a map of named entries, got {raw.get(key)!r}")
+    for key in ("corpus", "tokenizer"):
+        raw[key] = {name: resolve(key, raw[key], name) for name in raw[key]}
+    groups = {name: expand(raw["run"], name) for name in raw["run"]}
+    raw["run"] = {name: run for group in groups.values() for name, run in group.items()}
+    wanted = raw.get("runs")
+    if isinstance(wanted, list):
+        raw["runs"] = [name for entry in wanted for name in groups.get(entry, [entry])]
+    config = parse(Config, raw, "config")
+    check_names(config)
+    return config
+
+
+def override(raw: dict, text: str) -> None:
+    """Applies 'run.x.train.steps=50 run.x.sample.temperature=0' to a raw configuration, in place."""
+    try:
+        words = shlex.split(str(text))
+    except ValueError as error:
+        raise UserError(f"config: set: {error} in {text!r}") from error
+    for word in words:
+        path, equals, value = word.partition("=")
+        *parents, last = path.split(".")
+        if not equals or not all(parents) or not last:
+            raise UserError(f"config: set: expected key.key=value, got {word!r}")
+        place = raw
+        for key in parents:
+            place = place.setdefault(key, {})
+            if not isinstance(place, dict):
+                raise UserError(f"config: set: {path}: {key} is no section")
+        try:
+            place[last] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UserError(f"config: set: {path}: cannot read {value!r}") from error
+
+
+def merge(base: dict, change: dict) -> dict:
+    """Returns base with the change laid over it, section by section; lists are replaced."""
+    result = dict(base)
+    for key, value in change.items():
+        both = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = merge(result[key], value) if both else value
+    return result
+
+
+def resolve(kind: str, entries: dict, name: str, seen: tuple[str, ...] = ()) -> dict:
+    """Returns a named entry with its chain of `base:` laid under it."""
+    if name in seen:
+        raise UserError(f"config: {kind}.{name}: base goes in a circle: {' -> '.join((*seen, name))}")
+    entry = entries[name]
+    if not isinstance(entry, dict):
+        raise UserError(f"config: {kind}.{name} must be a map, got {entry!r}")
+    if "base" not in entry:
+        return entry
+    base = entry["base"]
+    if base not in entries:
+        raise UserError(f"config: {kind}.{name}.base: no {kind} is called {base!r}{did_you_mean(str(base), entries)}")
+    under = {key: value for key, value in resolve(kind, entries, base, (*seen, name)).items() if key != "grid"}
+    return merge(under, {key: value for key, value in entry.items() if key != "base"})
+
+
+def expand(runs: dict, name: str) -> dict[str, dict]:
+    """Returns the runs an entry stands for: itself, or one per point of its `grid:`."""
+    run = dict(resolve("run", runs, name))
+    grid = run.pop("grid", None)
+    if grid is None:
+        return {name: run}
+    if not isinstance(grid, dict) or not grid or not all(isinstance(v, list) and v for v in grid.values()):
+        raise UserError(f"config: run.{name}.grid must map dotted keys to lists of values, got {grid!r}")
+    short = {key: key.rpartition(".")[2] for key in grid}
+    short = short if len(set(short.values())) == len(short) else {key: key for key in grid}
+    points = {}
+    for values in itertools.product(*grid.values()):
+        point = deepcopy(run)
+        for key, value in zip(grid, values, strict=True):
+            place = point
+            for part in key.split(".")[:-1]:
+                place = place.setdefault(part, {})
+            place[key.rpartition(".")[2]] = value
+        label = "-".join(f"{short[key]}={value}" for key, value in zip(grid, values, strict=True))
+        points[f"{name}-{label}"] = point
+    return points
+
+
+def parse(kind: type[BaseModel], data: Any, where: str) -> Any:
+    """Returns data as the typed model `kind`. Raises UserError: one line that names the key."""
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        problems = error.errors(include_url=False, include_context=False)
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise UserError(f"{where}: {problem_line(problems[0])}{more}") from None
+
+
+def problem_line(problem: dict) -> str:
+    """Returns one pydantic error as 'run.x.train.steps: what is wrong, got 3'."""
+    # a discriminated union puts its tag into the location, a key nobody wrote
+    path = [str(part) for part in problem["loc"]]
+    if len(path) > 2 and path[0] == "corpus" and path[2] in CORPORA:
+        del path[2]
+    key = ".".join(path) or "top level"
+    if problem["type"] == "missing":
+        return f"{key} is missing"
+    message = problem["msg"][0].lower() + problem["msg"][1:]
+    own = problem["type"] in ("unknown", "source") or isinstance(problem["input"], dict | BaseModel)
+    return f"{key}: {message}" if own else f"{key}: {message}, got {problem['input']!r}"
+
+
+def check_names(config: Config) -> None:
+    """Raises UserError where an entry names another that does not exist."""
+
+    def known(where: str, kind: str, name: str, entries: dict) -> None:
+        if name not in entries:
+            there = did_you_mean(name, entries) or f"; there are: {', '.join(entries)}"
+            raise UserError(f"config: {where}: no {kind} is called {name!r}{there}")
+
+    for name, tokenizer in config.tokenizer.items():
+        known(f"tokenizer.{name}.corpus", "corpus", tokenizer.corpus, config.corpus)
+    for name, run in config.run.items():
+        known(f"run.{name}.corpus", "corpus", run.corpus, config.corpus)
+        known(f"run.{name}.tokenizer", "tokenizer", run.tokenizer, config.tokenizer)
+    for name in config.runs:
+        known("runs", "run", name, config.run)
+
+
+# ---- the two kinds of keys
+
+
+def split_keys(section: BaseModel) -> tuple[dict, dict]:
+    """Returns (result keys, execution keys) of a section as nested dictionaries."""
+    result, execution = {}, {}
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if EXECUTION in field.metadata:
+            execution[name] = value
+        elif isinstance(value, BaseModel):
+            inner_result, inner_execution = split_keys(value)
+            if inner_result or not inner_execution:
+                result[name] = inner_result
+            if inner_execution:
+                execution[name] = inner_execution
+        else:
+            result[name] = value
+    return result, execution

@@ -1,0 +1,5 @@
+"""placeholder"""
+
+
+def source_files(settings):
+    return {}

@@ -1,0 +1,12 @@
+"""The two ways a stage can end that are not a bug."""
+
+
+class UserError(ValueError):
+    """Something the user must change: one line that names the key or file and says what to do.
+
+    The stage ends with exit code 2 and without a traceback.
+    """
+
+
+class Interrupted(Exception):
+    """The stage was told to stop; what it had done is saved. It ends with exit code 75 (EX_TEMPFAIL)."""

@@ -1,0 +1,85 @@
+"""Manifests: what each job leaves beside its artifacts, and how artifacts come to stand there whole.
+
+A manifest has two parts. `content` is everything that decides the artifact and the artifact itself, by
+digest; the next stage records the digest of this part. `made` is how it came about (host, time, command)
+and is in no digest. docs/formats.md is the specification.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+VERSION = 1
+
+
+def canonical(value: Any) -> str:
+    """Returns the one JSON text of a value: sorted keys, no spaces, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def digest(value: Any) -> str:
+    """Returns the sha256 of a value's canonical JSON."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """Returns the sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def describe_files(folder: Path, measured: frozenset[str]) -> dict[str, dict | None]:
+    """Returns relative name -> size and sha256 of every file below a folder; None for the measured ones.
+
+    Files that hold measured times differ between two equal runs: they are listed, without a digest.
+    """
+    names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    return {
+        name: None
+        if name in measured
+        else {"bytes": (folder / name).stat().st_size, "sha256": file_sha256(folder / name)}
+        for name in names
+    }
+
+
+def build(content: dict, made: dict) -> dict:
+    """Returns a manifest of the two parts."""
+    return {"version": VERSION, "digest": digest(content), "content": content, "made": made}
+
+
+def read(path: Path) -> dict:
+    """Reads a manifest. Raises FileNotFoundError, or ValueError when it is damaged."""
+    manifest = json.loads(path.read_bytes())
+    if manifest.get("version") != VERSION or digest(manifest["content"]) != manifest["digest"]:
+        raise ValueError(f"{path} is damaged or of another version of makelm")
+    return manifest
+
+
+def sync(path: Path) -> None:
+    """Forces a file or folder to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def publish(staging: Path, out: Path, last: str) -> None:
+    """Moves everything in staging to its final name in out; the file `last` (the manifest) at the end.
+
+    Both folders are on one file system, so each move is a rename: a reader sees all of a file or none, and
+    where the manifest stands, so does the rest.
+    """
+    for path in sorted(staging.rglob("*")):
+        sync(path)
+    names = sorted(p.name for p in staging.iterdir() if p.name != last)
+    (out / last).unlink(missing_ok=True)
+    for name in [*names, last]:
+        if (out / name).is_dir():
+            shutil.rmtree(out / name)
+        (staging / name).rename(out / name)
+    sync(out)
+    staging.rmdir()

@@ -1,0 +1,113 @@
+"""What a person sees while a stage works: a bar in a terminal, plain lines in a log."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+from tqdm import tqdm
+
+LOG_SECONDS = 10.0  # between two plain lines of one bar
+
+
+class Progress:
+    """Speaks to the terminal and the log; they may be one and the same stream."""
+
+    def __init__(self, label: str, terminal: TextIO, log: TextIO | None):
+        """`label` opens every line; `log` is None where there is no log beside the terminal."""
+        self.label, self.terminal, self.log = label, terminal, log
+        self.bar: tqdm | None = None
+
+    def say(self, text: str) -> None:
+        """Writes one line to both."""
+        self.to_log(text)
+        line = f"[{self.label}] {text}"
+        try:
+            if self.bar is not None:
+                self.bar.write(line, file=self.terminal)
+            else:
+                print(line, file=self.terminal, flush=True)
+        except OSError:
+            pass  # the terminal is gone, the work goes on
+
+    def to_log(self, text: str) -> None:
+        """Writes one line to the log alone."""
+        if self.log is not None:
+            print(text, file=self.log, flush=True)
+
+    @contextmanager
+    def track(self, total: int, unit: str, done: int = 0) -> Iterator["Bar"]:
+        """Shows how far something of `total` units is: yields a Bar to be advanced."""
+        bar = Bar(self, total, unit, done)
+        try:
+            yield bar
+        finally:
+            bar.close()
+
+
+class Bar:
+    """Progress of one loop."""
+
+    def __init__(self, progress: Progress, total: int, unit: str, done: int):
+        self.progress, self.total, self.unit, self.done = progress, total, unit, done
+        self.start, self.first, self.next_line = time.monotonic(), done, time.monotonic() + LOG_SECONDS
+        self.interactive = progress.terminal.isatty()
+        if self.interactive:
+            progress.bar = tqdm(
+                total=total,
+                initial=done,
+                unit=unit,
+                unit_scale=total >= 10_000,
+                desc=f"[{progress.label}]",
+                file=progress.terminal,
+                dynamic_ncols=True,
+                mininterval=0.2,
+                leave=False,
+            )
+
+    def advance(self, amount: int, note: str = "") -> None:
+        """Adds to what is done; `note` stands beside it (loss, tokens per second)."""
+        self.done += amount
+        bar = self.progress.bar
+        if bar is not None:
+            bar.set_postfix_str(note, refresh=False)
+            try:
+                bar.update(amount)
+            except OSError:
+                pass  # the terminal is gone, the work goes on
+        if time.monotonic() >= self.next_line:
+            self.next_line = time.monotonic() + LOG_SECONDS
+            self.line(note)
+
+    def line(self, note: str) -> None:
+        """Writes how far it is as one plain line, to the terminal only where it shows no bar."""
+        share = (self.done - self.first) / max(self.total - self.first, 1)
+        spent = time.monotonic() - self.start
+        left = f", {clock(spent / share - spent)} left" if share > 0 else ""
+        text = f"{self.done:,}/{self.total:,} {self.unit}{'  ' + note if note else ''}{left}"
+        if self.interactive:
+            self.progress.to_log(text)
+        else:
+            self.progress.say(text)
+
+    def close(self) -> None:
+        """Takes the bar away."""
+        if self.progress.bar is not None:
+            self.progress.bar.close()
+            self.progress.bar = None
+
+
+def clock(seconds: float) -> str:
+    """Returns seconds as 0:07, 12:34 or 1:02:03."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def size(count: float) -> str:
+    """Returns bytes as 812 B, 1.2 kB or 3.4 MB (powers of ten)."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if count < 1000 or unit == "TB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError

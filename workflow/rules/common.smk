@@ -1,0 +1,77 @@
+"""What every rule shares: the typed configuration and, for each stage, its program, its code and its keys."""
+
+import os
+import sys
+
+SCRIPTS = os.path.relpath(os.path.join(workflow.basedir, "scripts"))
+sys.path.insert(0, os.path.abspath(SCRIPTS))
+# stages run with the Python that runs Snakemake, unless a conda environment or container brings another
+os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
+
+import makelm.closure as makelm_closure
+import makelm.config as makelm_config
+import makelm.corpus as makelm_corpus
+import makelm.errors as makelm_errors
+import makelm.stages as makelm_stages
+
+RAW = dict(config)
+LOCK_FILE = os.path.relpath(os.path.join(workflow.basedir, "uv.lock"))
+with open(LOCK_FILE) as lock_file:
+    LOCK = lock_file.read()
+
+try:
+    SETTINGS = makelm_config.load(RAW)
+    SOURCES = makelm_corpus.source_files(SETTINGS)
+except makelm_errors.UserError as error:
+    # one line instead of Snakemake's frame around an exception
+    print(error, file=sys.stderr, flush=True)
+    os._exit(2)
+
+
+wildcard_constraints:
+    corpus=r"[^/]+",
+    tokenizer=r"[^/]+",
+    run=r"[^/]+",
+    shard=r"\d{5}",
+
+
+def program(stage):
+    """Returns the path of a stage's program."""
+    return f"{SCRIPTS}/{stage}.py"
+
+
+def code(stage):
+    """Returns the library files that a stage's program imports; Snakemake compares small inputs by content."""
+    paths = [os.path.relpath(path) for path in makelm_closure.closure(stage).files]
+    return [path for path in paths if path != program(stage)]
+
+
+def keys(stage, name):
+    """Returns a stage's result keys for a corpus, tokenizer or run, as the one text that Snakemake compares."""
+    return makelm_stages.canonical(makelm_stages.keys(stage, SETTINGS, name, LOCK)[0])
+
+
+def execution(stage, name):
+    """Returns a stage's execution keys; they stand in resources:, which Snakemake does not compare."""
+    return makelm_stages.canonical(makelm_stages.keys(stage, SETTINGS, name, LOCK)[1])
+
+
+def shards(run, *patterns):
+    """Returns the files of a run's token shards, {} in the patterns standing for the shard's name."""
+    names = makelm_stages.shard_names(SETTINGS, SETTINGS.run[run].corpus)
+    return [f"{shard_folder(run)}/{pattern.format(name)}" for pattern in patterns for name in names]
+
+
+def shard_folder(run):
+    """Returns where a run's token shards stand."""
+    return f"results/encode_shard/{SETTINGS.run[run].corpus}/{SETTINGS.run[run].tokenizer}"
+
+
+def tokenizer_folder(run):
+    """Returns where a run's tokenizer stands."""
+    return f"results/train_tokenizer/{SETTINGS.run[run].tokenizer}"
+
+
+def corpus_folder(run):
+    """Returns where a run's documents stand."""
+    return f"results/download_corpus/{SETTINGS.run[run].corpus}"

@@ -1,0 +1,96 @@
+"""Data: from text to token shards.
+
+REQUIRED INPUTS: what `corpus:` names (files of this machine, or the network)
+OUTPUTS: results/download_corpus/<corpus>/manifest.json and the document shards it lists
+         results/train_tokenizer/<tokenizer>/tokenizer.tiktoken
+         results/encode_shard/<corpus>/<tokenizer>/{train,valid}-<shard>.bin
+"""
+
+
+rule download_corpus:
+    """Gathers documents and divides them into train and validation shards."""
+    input:
+        script=program("download_corpus"),
+        code=code("download_corpus"),
+        sources=lambda wildcards: SOURCES.get(wildcards.corpus, []),
+    output:
+        # the shards themselves are as many as the corpus says, which no output can express
+        manifest="results/download_corpus/{corpus}/manifest.json",
+    params:
+        config=lambda wildcards: keys("download_corpus", wildcards.corpus),
+        out="results/download_corpus/{corpus}",
+    log:
+        "logs/download_corpus/{corpus}.log",
+    conda:
+        "../../envs/cpu.yaml"
+    threads: 2
+    shell:
+        "exec python {input.script:q}"
+        " --config {params.config:q}"
+        " --out {params.out:q}"
+        " --cores {threads}"
+        " --log {log:q}"
+        " --stop-with-parent"
+
+
+rule train_tokenizer:
+    """Learns a vocabulary from a corpus's training documents."""
+    input:
+        script=program("train_tokenizer"),
+        code=code("train_tokenizer"),
+        corpus=lambda wildcards: f"results/download_corpus/{SETTINGS.tokenizer[wildcards.tokenizer].corpus}/manifest.json",
+    output:
+        ranks="results/train_tokenizer/{tokenizer}/tokenizer.tiktoken",
+        metadata="results/train_tokenizer/{tokenizer}/metadata.json",
+        manifest="results/train_tokenizer/{tokenizer}/manifest.json",
+    params:
+        config=lambda wildcards: keys("train_tokenizer", wildcards.tokenizer),
+        corpus=lambda wildcards: f"results/download_corpus/{SETTINGS.tokenizer[wildcards.tokenizer].corpus}",
+        out="results/train_tokenizer/{tokenizer}",
+    log:
+        "logs/train_tokenizer/{tokenizer}.log",
+    conda:
+        "../../envs/cpu.yaml"
+    threads: 2
+    shell:
+        "exec python {input.script:q}"
+        " --config {params.config:q}"
+        " --corpus {params.corpus:q}"
+        " --out {params.out:q}"
+        " --cores {threads}"
+        " --log {log:q}"
+        " --stop-with-parent"
+
+
+rule encode_shard:
+    """Writes one document shard as token ids."""
+    input:
+        script=program("encode_shard"),
+        code=code("encode_shard"),
+        corpus="results/download_corpus/{corpus}/manifest.json",
+        tokenizer="results/train_tokenizer/{tokenizer}/manifest.json",
+        ranks="results/train_tokenizer/{tokenizer}/tokenizer.tiktoken",
+        metadata="results/train_tokenizer/{tokenizer}/metadata.json",
+    output:
+        train="results/encode_shard/{corpus}/{tokenizer}/train-{shard}.bin",
+        valid="results/encode_shard/{corpus}/{tokenizer}/valid-{shard}.bin",
+        manifest="results/encode_shard/{corpus}/{tokenizer}/{shard}.json",
+    params:
+        config=lambda wildcards: keys("encode_shard", wildcards.tokenizer),
+        corpus="results/download_corpus/{corpus}",
+        tokenizer="results/train_tokenizer/{tokenizer}",
+        out="results/encode_shard/{corpus}/{tokenizer}",
+    log:
+        "logs/encode_shard/{corpus}/{tokenizer}/{shard}.log",
+    conda:
+        "../../envs/cpu.yaml"
+    shell:
+        "exec python {input.script:q}"
+        " --config {params.config:q}"
+        " --corpus {params.corpus:q}"
+        " --tokenizer {params.tokenizer:q}"
+        " --shard {wildcards.shard}"
+        " --out {params.out:q}"
+        " --cores {threads}"
+        " --log {log:q}"
+        " --stop-with-parent"

@@ -1,0 +1,188 @@
+"""Models: from token shards to weights, samples, scores and an export.
+
+REQUIRED INPUTS: results/encode_shard/<corpus>/<tokenizer>/ and results/train_tokenizer/<tokenizer>/
+OUTPUTS: results/plan_run/<run>/plan.json
+         results/train_model/<run>/{weights/model.safetensors,metrics.jsonl,summary.json}
+         results/sample_model/<run>/samples.{jsonl,html}
+         results/evaluate_model/<run>/scores.json
+         results/export_model/<run>/model.safetensors and what Hugging Face wants beside it
+"""
+
+
+rule plan_run:
+    """Says what a run will take, and fails where it cannot fit."""
+    input:
+        script=program("plan_run"),
+        code=code("plan_run"),
+        tokenizer=lambda wildcards: f"{tokenizer_folder(wildcards.run)}/manifest.json",
+    output:
+        plan="results/plan_run/{run}/plan.json",
+        manifest="results/plan_run/{run}/manifest.json",
+    params:
+        config=lambda wildcards: keys("plan_run", wildcards.run),
+        tokenizer=lambda wildcards: tokenizer_folder(wildcards.run),
+        out="results/plan_run/{run}",
+    log:
+        "logs/plan_run/{run}.log",
+    conda:
+        "../../envs/cpu.yaml"
+    threads: lambda wildcards: SETTINGS.run[wildcards.run].cores
+    shell:
+        "exec python {input.script:q}"
+        " --config {params.config:q}"
+        " --tokenizer {params.tokenizer:q}"
+        " --out {params.out:q}"
+        " --cores {threads}"
+        " --log {log:q}"
+        " --stop-with-parent"
+
+
+rule train_model:
+    """Trains a model on token shards; its checkpoints stand beside the outputs and are none."""
+    input:
+        script=program("train_model"),
+        code=code("train_model"),
+        shards=lambda wildcards: shards(wildcards.run, "train-{}.bin", "valid-{}.bin", "{}.json"),
+        # a gate: a new plan for another mesh is no reason to train again
+        plan=ancient("results/plan_run/{run}/plan.json"),
+    output:
+        weights="results/train_model/{run}/weights/model.safetensors",
+        metrics="results/train_model/{run}/metrics.jsonl",
+        summary="results/train_model/{run}/summary.json",
+        manifest="results/train_model/{run}/manifest.json",
+    params:
+        config=lambda wildcards: keys("train_model", wildcards.run),
+        shards=lambda wildcards: shard_folder(wildcards.run),
+        out="results/train_model/{run}",
+    log:
+        "logs/train_model/{run}.log",
+    conda:
+        "../../envs/cpu.yaml"
+    threads: lambda wildcards: SETTINGS.run[wildcards.run].cores
+    resources:
+        execution=lambda wildcards: execution("train_model", wildcards.run),
+        accelerator=1,
+    shell:
+        "exec python {input.script:q}"
+        " --config {params.config:q}"
+        " --execution {resources.execution:q}"
+        " --shards {params.shards:q}"
+        " --out {params.out:q}"
+        " --cores {threads}"
+        " --log {log:q}"
+        " --stop-with-parent"
+
+
+rule sample_model:
+    """Lets the model write."""
+    input:
+        script=program("sample_model"),
+        code=code("sample_model"),
+        weights="results/train_model/{run}/weights/model.safetensors",
+        model="results/train_model/{run}/manifest.json",
+        tokenizer=lambda wildcards: f"{tokenizer_folder(wildcards.run)}/manifest.json",
+    output:
+        samples="results/sample_model/{run}/samples.jsonl",
+        page=report(
+            "results/sample_model/{run}/samples.html",
+            caption="../report/samples.rst",
+            category="Samples",
+            labels={"run": "{run}"},
+        ),
+        manifest="results/sample_model/{run}/manifest.json",
+    params:
+        config=lambda wildcards: keys("sample_model", wildcards.run),
+        model="results/train_model/{run}",
+        tokenizer=lambda wildcards: tokenizer_folder(wildcards.run),
+        out="results/sample_model/{run}",
+    log:
+        "logs/sample_model/{run}.log",
+    conda:
+        "../../envs/cpu.yaml"
+    threads: lambda wildcards: SETTINGS.run[wildcards.run].cores
+    resources:
+        accelerator=1,
+    shell:
+        "exec python {input.script:q}"
+        " --config {params.config:q}"
+        " --model {params.model:q}"
+        " --tokenizer {params.tokenizer:q}"
+        " --out {params.out:q}"
+        " --cores {threads}"
+        " --log {log:q}"
+        " --stop-with-parent"
+
+
+rule evaluate_model:
+    """Scores the model on the validation documents."""
+    input:
+        script=program("evaluate_model"),
+        code=code("evaluate_model"),
+        weights="results/train_model/{run}/weights/model.safetensors",
+        model="results/train_model/{run}/manifest.json",
+        shards=lambda wildcards: shards(wildcards.run, "valid-{}.bin", "{}.json"),
+        corpus=lambda wildcards: f"{corpus_folder(wildcards.run)}/manifest.json",
+    output:
+        scores=report(
+            "results/evaluate_model/{run}/scores.json",
+            caption="../report/scores.rst",
+            category="Scores",
+            labels={"run": "{run}"},
+        ),
+        manifest="results/evaluate_model/{run}/manifest.json",
+    params:
+        config=lambda wildcards: keys("evaluate_model", wildcards.run),
+        model="results/train_model/{run}",
+        shards=lambda wildcards: shard_folder(wildcards.run),
+        corpus=lambda wildcards: corpus_folder(wildcards.run),
+        out="results/evaluate_model/{run}",
+    log:
+        "logs/evaluate_model/{run}.log",
+    conda:
+        "../../envs/cpu.yaml"
+    threads: lambda wildcards: SETTINGS.run[wildcards.run].cores
+    resources:
+        accelerator=1,
+    shell:
+        "exec python {input.script:q}"
+        " --config {params.config:q}"
+        " --model {params.model:q}"
+        " --shards {params.shards:q}"
+        " --corpus {params.corpus:q}"
+        " --out {params.out:q}"
+        " --cores {threads}"
+        " --log {log:q}"
+        " --stop-with-parent"
+
+
+rule export_model:
+    """Writes the model as other people's code reads it."""
+    input:
+        script=program("export_model"),
+        code=code("export_model"),
+        weights="results/train_model/{run}/weights/model.safetensors",
+        model="results/train_model/{run}/manifest.json",
+        tokenizer=lambda wildcards: f"{tokenizer_folder(wildcards.run)}/manifest.json",
+    output:
+        weights="results/export_model/{run}/model.safetensors",
+        config="results/export_model/{run}/config.json",
+        tokenizer="results/export_model/{run}/tokenizer.json",
+        manifest="results/export_model/{run}/manifest.json",
+    params:
+        config=lambda wildcards: keys("export_model", wildcards.run),
+        model="results/train_model/{run}",
+        tokenizer=lambda wildcards: tokenizer_folder(wildcards.run),
+        out="results/export_model/{run}",
+    log:
+        "logs/export_model/{run}.log",
+    conda:
+        "../../envs/cpu.yaml"
+    shell:
+        "exec python {input.script:q}"
+        " --config {params.config:q}"
+        " --model {params.model:q}"
+        " --tokenizer {params.tokenizer:q}"
+        " --out {params.out:q}"
+        " --cores {threads}"
+        " --log {log:q}"
+        " --stop-with-parent"

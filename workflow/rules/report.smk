@@ -1,0 +1,71 @@
+"""What people look at: the report, and whether everything is as it should be.
+
+REQUIRED INPUTS: results/{plan_run,train_model,sample_model,evaluate_model,export_model}/<run>/ of all runs
+OUTPUTS: results/write_report/{report.html,runs.csv}
+"""
+
+
+rule write_report:
+    """Puts all runs on one page."""
+    input:
+        script=program("write_report"),
+        code=code("write_report"),
+        runs=expand(
+            "results/{stage}/{run}/manifest.json",
+            stage=["plan_run", "train_model", "sample_model", "evaluate_model", "export_model"],
+            run=SETTINGS.runs,
+        ),
+    output:
+        page=report(
+            "results/write_report/report.html",
+            caption="../report/report.rst",
+            category="Report",
+        ),
+        table=report(
+            "results/write_report/runs.csv",
+            caption="../report/runs.rst",
+            category="Report",
+        ),
+        manifest="results/write_report/manifest.json",
+    params:
+        config=keys("write_report", ""),
+        results="results",
+        out="results/write_report",
+    log:
+        "logs/write_report.log",
+    conda:
+        "../../envs/cpu.yaml"
+    shell:
+        "exec python {input.script:q}"
+        " --config {params.config:q}"
+        " --results {params.results:q}"
+        " --out {params.out:q}"
+        " --cores {threads}"
+        " --log {log:q}"
+        " --stop-with-parent"
+
+
+rule verify:
+    """Reads everything that should exist and says what is missing, altered or stale. Makes nothing."""
+    input:
+        script=program("verify"),
+    params:
+        config=makelm_stages.canonical(RAW),
+        lock=LOCK_FILE,
+        results="results",
+    log:
+        "logs/verify.log",
+    conda:
+        "../../envs/cpu.yaml"
+    shell:
+        "exec python {input.script:q}"
+        " --config {params.config:q}"
+        " --lock {params.lock:q}"
+        " --results {params.results:q}"
+        " --log {log:q}"
+
+
+rule download:
+    """Fetches all that needs the network, so that the rest runs without."""
+    input:
+        [f"results/download_corpus/{corpus}/manifest.json" for corpus in makelm_stages.used_corpora(SETTINGS)],
