@@ -15,13 +15,16 @@ min_version("9.0")
 configfile: workflow.source_path("config.yaml")
 
 
+report: "workflow/report/workflow.rst"
+
+
 include: "workflow/rules/common.smk"
 
 
 rule all:
+    default_target: True
     input:
         "results/write_report/manifest.json",
-    default_target: True
 
 
 include: "workflow/rules/data.smk"

@@ -1,1 +1,94 @@
-"""placeholder"""
+"""Stage download_corpus: a source of text -> document shards, divided into train and validation.
+
+Reads what the corpus names: the standard library, files, a URL or a data set.
+Writes train-<shard>.jsonl.zst, valid-<shard>.jsonl.zst and manifest.json, with the baselines of xz.
+"""
+
+import argparse
+import platform
+
+from makelm import baselines, cli, corpus, documents
+from makelm.config import Split
+from makelm.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """This stage reads no other stage's folder."""
+
+
+def work(job: cli.Job) -> None:
+    settings = job.config.corpus
+    check_interpreter(job)
+    scratch = job.staging / "download"
+    source = corpus.open_source(settings, scratch, job.progress)
+    facts, train_tail = write_shards(job, source)
+    scratch.unlink(missing_ok=True)
+    check_parts(settings, facts)
+    job.say("compressing with xz -9e, which is what the model has to beat")
+    valid = list(documents.read_in_order(job.staging, "valid", settings.shards))
+    facts |= baselines.xz_baselines(train_tail, valid, job.args.cores)
+    job.say(
+        f"xz: {facts['xz_bits_per_byte']:.3f} bits per byte of validation,"
+        f" {facts['xz_after_train_bits_per_byte']:.3f} after reading train"
+    )
+    remove_old_shards(job)
+    job.publish(facts)
+
+
+def check_interpreter(job: cli.Job) -> None:
+    """Raises UserError where the standard library at hand is not the one that was asked for."""
+    here, wanted = platform.python_version(), job.config.python
+    if wanted not in (None, here):
+        raise UserError(f"python: the corpus is the standard library of {wanted}, but this is Python {here}")
+
+
+def write_shards(job: cli.Job, source: corpus.Source) -> tuple[dict, bytes]:
+    """Writes all documents and returns (facts, the end of the training text)."""
+    settings = job.config.corpus
+    tail = baselines.Tail()
+    with (
+        documents.PartWriter(job.staging, "train", settings.shards) as train,
+        documents.PartWriter(job.staging, "valid", settings.shards) as valid,
+        job.progress.track(source.bytes, "B") as bar,
+    ):
+        for document in source.documents:
+            bar.advance(len(document.text.encode()))
+            for part, piece in corpus.divide(document, settings):
+                if part == "train":
+                    train.write(piece)
+                    tail.add(piece.text)
+                else:
+                    valid.write(piece)
+    facts = {
+        "num_shards": settings.shards,
+        "train": train.facts(),
+        "valid": valid.facts(),
+        "source": source.facts,
+    }
+    for part in documents.PARTS:
+        job.say(f"{part}: {facts[part]['documents']:,} documents, {facts[part]['bytes']:,} bytes")
+    return facts, tail.join()
+
+
+def check_parts(settings: Split, facts: dict) -> None:
+    """Raises UserError where there is nothing to train on or nothing to validate with."""
+    train, valid = facts["train"], facts["valid"]
+    if not train["bytes"] + valid["bytes"]:
+        raise UserError("corpus: it is empty; name files that have text in them")
+    for part, more_or_less in (("train", "lower"), ("valid", "raise")):
+        if not facts[part]["bytes"]:
+            raise UserError(
+                f"corpus.split: of {train['documents'] + valid['documents']} documents none with text fell to {part};"
+                f" add documents, {more_or_less} valid_fraction ({settings.valid_fraction}) or set split: tail"
+            )
+
+
+def remove_old_shards(job: cli.Job) -> None:
+    """Removes the shards of an earlier run, of which there may have been more."""
+    (job.out / job.manifest_name).unlink(missing_ok=True)
+    for path in job.out.glob("*.jsonl.zst"):
+        path.unlink()
+
+
+if __name__ == "__main__":
+    cli.run("download_corpus", __doc__, add_arguments, work)

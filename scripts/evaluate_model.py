@@ -1,1 +1,45 @@
-"""placeholder"""
+"""Stage evaluate_model: weights + validation shards -> scores.json.
+
+The loss is in nats per token; bits per byte divides by the documents' bytes, so that tokenizers compare.
+Beside it stand two compressors: xz of the validation documents, and xz that has read the training documents.
+"""
+
+import json
+from argparse import ArgumentParser
+from pathlib import Path
+
+from makelm import cli, evaluation, shards, weights
+from makelm.model import Skeleton
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--model", type=Path, required=True, help="folder of a trained run (results/train_model/...)")
+    parser.add_argument("--shards", type=Path, required=True, help="folder of token shards (results/encode_shard/...)")
+    parser.add_argument("--corpus", type=Path, required=True, help="folder of its documents")
+
+
+def evaluate_model(job: cli.Job) -> None:
+    """Scores a run on its validation documents."""
+    job.read_input("model", job.args.model / "manifest.json")
+    corpus = job.read_input("corpus", job.args.corpus / "manifest.json")["facts"]
+    data = shards.open_folder(job.args.shards, job.read_input)
+    trained = weights.load(job.args.model / "weights" / "model.safetensors")
+    weights.check_tokenizer(trained, data.tokenizer, str(job.args.shards))
+    settings = job.config.evaluate
+    skeleton = Skeleton(trained.model, trained.vocab_size)
+    scored = evaluation.score(
+        skeleton, trained.parameters, data.valid, data.end_of_text, settings.window, settings.stride
+    )
+    scores = evaluation.summarize(scored, data.valid_tokens, data.valid_bytes)
+    for name in ("xz_bits_per_byte", "xz_after_train_bits_per_byte"):
+        scores[name] = corpus[name]
+    (job.staging / "scores.json").write_text(json.dumps(scores, indent=1) + "\n")
+    job.say(
+        f"{scores['bits_per_byte']:.3f} bits per byte (xz {scores['xz_bits_per_byte']:.3f},"
+        f" xz after train {scores['xz_after_train_bits_per_byte']:.3f}), perplexity {scores['perplexity']:.2f}"
+    )
+    job.publish({"bits_per_byte": scores["bits_per_byte"]})
+
+
+if __name__ == "__main__":
+    cli.run("evaluate_model", __doc__, add_arguments, evaluate_model)

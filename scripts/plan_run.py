@@ -1,1 +1,66 @@
-"""placeholder"""
+"""Stage plan_run: a run's model, mesh and batch -> plan.json: what it will take.
+
+Parameters, FLOPs per token, bytes per device, steps and tokens, without allocating a weight. Fails where the
+run cannot fit on the devices at hand. How long it may take goes to timings.jsonl, since it is measured.
+"""
+
+import json
+import time
+from argparse import ArgumentParser
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import psutil
+
+from makelm import cli, planning, sharding, tokenizer, training
+from makelm.progress import clock, size
+
+UTILIZATION = 0.4  # of a large matmul's rate, what training of a small model reaches here
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--tokenizer", type=Path, required=True, help="folder of the run's tokenizer")
+
+
+def plan_run(job: cli.Job) -> None:
+    """Writes the plan of a run."""
+    job.read_input("tokenizer", job.args.tokenizer / "manifest.json")
+    vocab_size = tokenizer.load(job.args.tokenizer).vocab_size
+    settings, mesh = job.config, sharding.make_mesh(job.config.mesh, jax.devices())
+    trainer = training.make_trainer(settings.model, settings.train, vocab_size, mesh)
+    plan = planning.plan(settings.model, mesh, trainer, settings.train.batch_size, settings.train.steps)
+    device = jax.devices()[0]
+    needed = sum(plan["bytes_per_device"].values())
+    planning.check_fit(needed, memory(device, mesh.size), device.device_kind)
+    seconds = plan["flops"] / mesh.size / (UTILIZATION * matmul_flops())
+    (job.staging / "plan.json").write_text(json.dumps(plan, indent=1) + "\n")
+    (job.staging / "timings.jsonl").write_text(json.dumps({"estimated_seconds": round(seconds, 1)}) + "\n")
+    job.say(
+        f"{plan['parameters']:,} parameters, {plan['flops_per_token'] / 1e6:.1f} MFLOP per token,"
+        f" {size(needed)} on each of {mesh.size}, {plan['tokens']:,} tokens, roughly {clock(seconds)}"
+    )
+    job.publish({"vocab_size": vocab_size}, measured=("timings.jsonl",), device=device.device_kind)
+
+
+def memory(device: jax.Device, devices: int) -> int | None:
+    """Returns the bytes a device has; the devices of a CPU share the machine's."""
+    if device.platform == "cpu":
+        return psutil.virtual_memory().total // devices
+    return (device.memory_stats() or {}).get("bytes_limit")
+
+
+def matmul_flops() -> float:
+    """Returns the floating-point operations per second of one device in a large matmul."""
+    square = jnp.ones((1024, 1024))
+    multiply = jax.jit(lambda x: x @ x)
+    multiply(square).block_until_ready()
+    started, repeats = time.perf_counter(), 10
+    for _ in range(repeats):
+        square = multiply(square) / 1024
+    square.block_until_ready()
+    return 2 * 1024**3 * repeats / (time.perf_counter() - started)
+
+
+if __name__ == "__main__":
+    cli.run("plan_run", __doc__, add_arguments, plan_run)

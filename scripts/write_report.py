@@ -1,1 +1,28 @@
-"""placeholder"""
+"""Stage write_report: what all stages left -> a page to look at and a table.
+
+Reads, below --results, the manifests of plan_run, train_model, sample_model, evaluate_model and export_model of each
+run and the small files they list, and through them the manifests of everything the runs were made from.
+Writes report.html, one file that opens without a network, and runs.csv, one row per run.
+"""
+
+import argparse
+from datetime import UTC, datetime
+from pathlib import Path
+
+from makelm import cli, report
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--results", type=Path, required=True, help="the folder that holds the stages' folders")
+
+
+def work(job: cli.Job) -> None:
+    runs = report.read_runs(job.args.results, job.config.runs, job.read_input)
+    written = datetime.fromtimestamp(job.started, UTC).strftime("%d %B %Y, %H:%M UTC")
+    (job.staging / "report.html").write_text(report.page(runs, written), encoding="utf-8")
+    (job.staging / "runs.csv").write_text(report.table_csv(runs), encoding="utf-8")
+    job.publish({"runs": len(runs)}, measured=("report.html",))
+
+
+if __name__ == "__main__":
+    cli.run("write_report", __doc__, add_arguments, work)

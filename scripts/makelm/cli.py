@@ -20,6 +20,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
@@ -38,6 +39,7 @@ ENVIRONMENT_ERRORS = {
     errno.EPERM: "not permitted; make the folder writable",
     errno.EROFS: "the file system is read-only; choose a folder that can be written",
     errno.ENOTDIR: "a folder is expected, but a file of that name is in the way",
+    errno.EEXIST: "a folder is expected, but a file of that name is in the way",
     errno.EFBIG: "the file may not grow that large here (see ulimit -f)",
 }
 
@@ -114,7 +116,7 @@ def command(relative: bool) -> str:
     """Returns the command of this process; relative: without absolute paths, as a manifest wants it."""
     words = [sys.executable, *sys.argv]
     if relative:
-        words = ["python", *(os.path.relpath(word) if os.path.isabs(word) else word for word in sys.argv)]
+        words = ["python", *(os.path.relpath(word) if Path(word).is_absolute() else word for word in sys.argv)]
     return shlex.join(words)
 
 
@@ -170,15 +172,28 @@ def run(
     arguments = parser(stage, text)
     add_arguments(arguments)
     args = arguments.parse_args()
-    terminal = open_log(args.log)
-    progress = Progress(label(stage, args), terminal, sys.stderr if args.log else None)
-    line, code = "", DONE
-    try:
+
+    def make(progress: Progress) -> str:
         limit_cores(args.cores)
         job = Job(stage, args, progress, manifest_name(args))
         listen(job)
         with Writer(job):
             work(job)
+        return ""
+
+    frame(label(stage, args), args.log, make)
+
+
+def frame(label: str, log: Path | None, work: Callable[[Progress], str]) -> None:
+    """Runs work with its log and ends the process; work returns nothing, or a line that says what is wrong."""
+    terminal, complaints = (os.fdopen(os.dup(number), "w", buffering=1) for number in (1, 2))
+    progress = Progress(label, terminal, None)
+    try:
+        if log:
+            open_log(log)
+            progress.log = sys.stderr  # which is the log from here on
+        line = work(progress)
+        code = BUG if line else DONE
     except UserError as error:
         line, code = str(error), USER
     except Interrupted as error:
@@ -186,10 +201,10 @@ def run(
     except OSError as error:
         line, code = explain(error), USER
         if not line:
-            line, code = failure(error, args.log), BUG
+            line, code = failure(error, log), BUG
     except Exception as error:
-        line, code = failure(error, args.log), BUG
-    finish(progress, args.log, stage, line, code)
+        line, code = failure(error, log), BUG
+    finish(progress, complaints, log, line, code)
 
 
 def label(stage: str, args: argparse.Namespace) -> str:
@@ -211,13 +226,15 @@ def failure(error: Exception, log: Path | None) -> str:
     return f"failed: {type(error).__name__}: {first}" + (f"  (traceback in {log})" if log else "")
 
 
-def finish(progress: Progress, log: Path | None, stage: str, line: str, code: int) -> None:
-    """Says how the stage ended, leaves the line beside the log for whoever looks there, and exits."""
+def finish(progress: Progress, complaints: TextIO, log: Path | None, line: str, code: int) -> None:
+    """Says how it ended, leaves the line beside the log for whoever looks there, and exits."""
     if code != DONE:
-        progress.say(line)
-        if log:
-            text = json.dumps({"stage": progress.label, "line": line, "exit_code": code})
-            error_file(log).write_text(text + "\n")
+        with suppress(OSError):  # a full disk or a closed terminal changes nothing of the exit code
+            print(f"[{progress.label}] {line}", file=complaints, flush=True)
+            if log:
+                progress.to_log(line)
+                text = json.dumps({"stage": progress.label, "line": line, "exit_code": code})
+                error_file(log).write_text(text + "\n")
     sys.stdout.flush()
     sys.stderr.flush()
     # not sys.exit: threads of libraries must not keep a finished stage alive
@@ -229,18 +246,19 @@ def error_file(log: Path) -> Path:
     return log.with_suffix(".error.json")
 
 
-def open_log(log: Path | None) -> TextIO:
-    """Returns the terminal. With a log, everything else this process prints goes there, natively too."""
-    terminal = os.fdopen(os.dup(2), "w", buffering=1)
-    if log:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        error_file(log).unlink(missing_ok=True)
-        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
-        os.write(descriptor, f"cd {shlex.quote(os.getcwd())} && {command(relative=False)}\n".encode())
-        os.dup2(descriptor, 1)
-        os.dup2(descriptor, 2)
-        os.close(descriptor)
-    return terminal
+def open_log(log: Path) -> None:
+    """Sends everything this process prints to its log from here on, natively too.
+
+    What a person should see goes where stdout and stderr went before: progress to stdout, so that it stays
+    in sight where `make` puts Snakemake's stderr into a file; why a stage failed to stderr.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    error_file(log).unlink(missing_ok=True)
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
+    os.write(descriptor, f"cd {shlex.quote(str(Path.cwd()))} && {command(relative=False)}\n".encode())
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
 
 
 def limit_cores(cores: int) -> None:

@@ -12,6 +12,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from makelm.errors import UserError
+
 VERSION = 1
 
 
@@ -56,6 +58,22 @@ def read(path: Path) -> dict:
     if manifest.get("version") != VERSION or digest(manifest["content"]) != manifest["digest"]:
         raise ValueError(f"{path} is damaged or of another version of makelm")
     return manifest
+
+
+def check_file(folder: Path, content: dict, name: str) -> None:
+    """Raises UserError where a file is not the one that its manifest's content describes."""
+    path, expected = folder / name, content["files"].get(name)
+    if expected is None:
+        raise UserError(f"{path} is not in its manifest; run {content['stage']} again")
+    if not path.is_file():
+        problem = "is missing"
+    elif path.stat().st_size != expected["bytes"]:
+        problem = f"is damaged: {path.stat().st_size} bytes instead of {expected['bytes']}"
+    elif file_sha256(path) != expected["sha256"]:
+        problem = "is damaged: its sha256 is not the one in its manifest"
+    else:
+        return
+    raise UserError(f"{path} {problem}; remove the manifest beside it and run {content['stage']} again")
 
 
 def sync(path: Path) -> None:

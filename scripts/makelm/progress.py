@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TextIO
 
 from tqdm import tqdm
@@ -22,13 +22,11 @@ class Progress:
         """Writes one line to both."""
         self.to_log(text)
         line = f"[{self.label}] {text}"
-        try:
+        with suppress(OSError):  # the terminal is gone, the work goes on
             if self.bar is not None:
                 self.bar.write(line, file=self.terminal)
             else:
                 print(line, file=self.terminal, flush=True)
-        except OSError:
-            pass  # the terminal is gone, the work goes on
 
     def to_log(self, text: str) -> None:
         """Writes one line to the log alone."""
@@ -37,7 +35,7 @@ class Progress:
 
     @contextmanager
     def track(self, total: int, unit: str, done: int = 0) -> Iterator["Bar"]:
-        """Shows how far something of `total` units is: yields a Bar to be advanced."""
+        """Shows how far something of `total` units (0: nobody knows) is: yields a Bar to be advanced."""
         bar = Bar(self, total, unit, done)
         try:
             yield bar
@@ -54,10 +52,10 @@ class Bar:
         self.interactive = progress.terminal.isatty()
         if self.interactive:
             progress.bar = tqdm(
-                total=total,
+                total=total or None,
                 initial=done,
                 unit=unit,
-                unit_scale=total >= 10_000,
+                unit_scale=total >= 10_000 or not total,
                 desc=f"[{progress.label}]",
                 file=progress.terminal,
                 dynamic_ncols=True,
@@ -71,10 +69,8 @@ class Bar:
         bar = self.progress.bar
         if bar is not None:
             bar.set_postfix_str(note, refresh=False)
-            try:
+            with suppress(OSError):  # the terminal is gone, the work goes on
                 bar.update(amount)
-            except OSError:
-                pass  # the terminal is gone, the work goes on
         if time.monotonic() >= self.next_line:
             self.next_line = time.monotonic() + LOG_SECONDS
             self.line(note)
@@ -83,8 +79,9 @@ class Bar:
         """Writes how far it is as one plain line, to the terminal only where it shows no bar."""
         share = (self.done - self.first) / max(self.total - self.first, 1)
         spent = time.monotonic() - self.start
-        left = f", {clock(spent / share - spent)} left" if share > 0 else ""
-        text = f"{self.done:,}/{self.total:,} {self.unit}{'  ' + note if note else ''}{left}"
+        left = f", {clock(spent / share - spent)} left" if 0 < share <= 1 else ""
+        whole = f"/{self.total:,}" if self.total else ""
+        text = f"{self.done:,}{whole} {self.unit}{'  ' + note if note else ''}{left}"
         if self.interactive:
             self.progress.to_log(text)
         else:

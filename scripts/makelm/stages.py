@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from makelm import closure, config, manifest
-from makelm.config import Config, Corpus, Count, Evaluate, Export, Mesh, Model, Name, Sample, Section, Tokenizer, Train
+from makelm.config import Config, Corpus, Evaluate, Export, Mesh, Model, Name, Sample, Section, Tokenizer, Train
 
 
 class Part(Section):
@@ -35,24 +35,25 @@ class EncodeShard(Part):
     pass
 
 
-class PlannedOptimizer(Section):
-    kind: str
-
-
-class PlannedTraining(Section):
-    batch_size: Count
-    steps: Count
-    optimizer: PlannedOptimizer
-
-
 class PlanRun(Part):
+    """A plan needs a whole Train to compile its step, but only these of its keys change what comes out."""
+
     model: Model
     mesh: Mesh
-    train: PlannedTraining
+    train: Train
 
     def result_keys(self) -> dict:
-        """Returns all keys: a plan is about the mesh, which for training is a matter of execution."""
-        return self.model_dump()
+        """Returns what decides a plan; the mesh too, which for training is a matter of execution."""
+        return {"locked": self.locked} | planned_keys(self.model, self.mesh, self.train)
+
+
+def planned_keys(model: Model, mesh: Mesh, train: Train) -> dict:
+    """Returns the keys that a plan is about."""
+    return {
+        "model": model.model_dump(),
+        "mesh": mesh.model_dump(),
+        "train": train.model_dump(include={"batch_size": True, "steps": True, "optimizer": {"kind"}}),
+    }
 
 
 class TrainModel(Part):
@@ -116,16 +117,8 @@ def keys(stage: str, settings: Config, name: str, lock: str) -> tuple[dict, dict
         result["tokenizer"] = config.split_keys(settings.tokenizer[name])[0]
     elif stage == "plan_run":
         run = settings.run[name]
-        train = run.train
-        result = {
-            "model": run.model.model_dump(),
-            "mesh": run.mesh.model_dump(),
-            "train": {
-                "batch_size": train.batch_size,
-                "steps": train.steps,
-                "optimizer": {"kind": train.optimizer.kind},
-            },
-        }
+        result = planned_keys(run.model, run.mesh, run.train)
+        execution = {"train": run.train.model_dump()}
     elif stage == "write_report":
         result["runs"] = list(settings.runs)
     elif stage in RUN_STAGES:
@@ -140,33 +133,64 @@ def keys(stage: str, settings: Config, name: str, lock: str) -> tuple[dict, dict
 
 @dataclass(frozen=True)
 class Artifact:
-    """One job's result: where its manifest stands below results/, and which keys it must have been made with."""
+    """One job's result: where its manifest and those of its inputs stand below results/, and its result keys."""
 
     stage: str
-    name: str
     manifest: str
     keys: dict
+    inputs: tuple[str, ...]
 
 
 def artifacts(settings: Config, lock: str) -> list[Artifact]:
     """Returns everything that a configuration stands for, in the order it is made."""
     runs = [settings.run[name] for name in settings.runs]
-    tokenizers = dict.fromkeys(run.tokenizer for run in runs)
-    encoded = dict.fromkeys((run.corpus, run.tokenizer) for run in runs)
+    found = []
 
-    def artifact(stage: str, entry: str, folder: str, name: str = "manifest") -> Artifact:
-        return Artifact(stage, entry, f"{stage}/{folder}{name}.json", keys(stage, settings, entry, lock)[0])
+    def add(stage: str, entry: str, manifest: str, *inputs: str) -> None:
+        found.append(Artifact(stage, manifest, keys(stage, settings, entry, lock)[0], inputs))
 
-    found = [artifact("download_corpus", corpus, f"{corpus}/") for corpus in used_corpora(settings)]
-    found += [artifact("train_tokenizer", tokenizer, f"{tokenizer}/") for tokenizer in tokenizers]
-    for corpus, tokenizer in encoded:
-        names = shard_names(settings, corpus)
-        found += [artifact("encode_shard", tokenizer, f"{corpus}/{tokenizer}/", name) for name in names]
-    for run in settings.runs:
-        for stage in ("plan_run", *RUN_STAGES):
-            found.append(artifact(stage, run, f"{run}/"))
-    found.append(artifact("write_report", "", ""))
+    for corpus in used_corpora(settings):
+        add("download_corpus", corpus, corpus_manifest(corpus))
+    for tokenizer in dict.fromkeys(run.tokenizer for run in runs):
+        learned_from = corpus_manifest(settings.tokenizer[tokenizer].corpus)
+        add("train_tokenizer", tokenizer, tokenizer_manifest(tokenizer), learned_from)
+    for corpus, tokenizer in dict.fromkeys((run.corpus, run.tokenizer) for run in runs):
+        for shard in shard_manifests(settings, corpus, tokenizer):
+            add("encode_shard", tokenizer, shard, corpus_manifest(corpus), tokenizer_manifest(tokenizer))
+    for name, run in zip(settings.runs, runs, strict=True):
+        tokenizer = tokenizer_manifest(run.tokenizer)
+        shards = shard_manifests(settings, run.corpus, run.tokenizer)
+        trained = f"train_model/{name}/manifest.json"
+        add("plan_run", name, f"plan_run/{name}/manifest.json", tokenizer)
+        add("train_model", name, trained, *shards)
+        add("sample_model", name, f"sample_model/{name}/manifest.json", trained, tokenizer)
+        add(
+            "evaluate_model",
+            name,
+            f"evaluate_model/{name}/manifest.json",
+            trained,
+            *shards,
+            corpus_manifest(run.corpus),
+        )
+        add("export_model", name, f"export_model/{name}/manifest.json", trained, tokenizer)
+    reported = [f"{stage}/{name}/manifest.json" for stage in ("plan_run", *RUN_STAGES) for name in settings.runs]
+    add("write_report", "", "write_report/manifest.json", *reported)
     return found
+
+
+def corpus_manifest(corpus: str) -> str:
+    """Returns where a corpus's manifest stands below results/."""
+    return f"download_corpus/{corpus}/manifest.json"
+
+
+def tokenizer_manifest(tokenizer: str) -> str:
+    """Returns where a tokenizer's manifest stands below results/."""
+    return f"train_tokenizer/{tokenizer}/manifest.json"
+
+
+def shard_manifests(settings: Config, corpus: str, tokenizer: str) -> list[str]:
+    """Returns where the manifests of a corpus's token shards stand below results/."""
+    return [f"encode_shard/{corpus}/{tokenizer}/{name}.json" for name in shard_names(settings, corpus)]
 
 
 def used_corpora(settings: Config) -> list[str]:

@@ -1,4 +1,4 @@
-"""What every rule shares: the typed configuration and, for each stage, its program, its code and its keys."""
+"""What the rules have in common: the typed configuration and, for each stage, its program, its code and its keys."""
 
 import os
 import sys
@@ -6,7 +6,7 @@ import sys
 SCRIPTS = os.path.relpath(os.path.join(workflow.basedir, "scripts"))
 sys.path.insert(0, os.path.abspath(SCRIPTS))
 # stages run with the Python that runs Snakemake, unless a conda environment or container brings another
-os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
+os.environ.update(PATH=os.path.dirname(sys.executable) + os.pathsep + os.environ.get("PATH", ""))
 
 import makelm.closure as makelm_closure
 import makelm.config as makelm_config

@@ -16,14 +16,14 @@ rule download_corpus:
     output:
         # the shards themselves are as many as the corpus says, which no output can express
         manifest="results/download_corpus/{corpus}/manifest.json",
-    params:
-        config=lambda wildcards: keys("download_corpus", wildcards.corpus),
-        out="results/download_corpus/{corpus}",
     log:
         "logs/download_corpus/{corpus}.log",
     conda:
         "../../envs/cpu.yaml"
     threads: 2
+    params:
+        config=lambda wildcards: keys("download_corpus", wildcards.corpus),
+        out=subpath(output.manifest, parent=True),
     shell:
         "exec python {input.script:q}"
         " --config {params.config:q}"
@@ -43,15 +43,15 @@ rule train_tokenizer:
         ranks="results/train_tokenizer/{tokenizer}/tokenizer.tiktoken",
         metadata="results/train_tokenizer/{tokenizer}/metadata.json",
         manifest="results/train_tokenizer/{tokenizer}/manifest.json",
-    params:
-        config=lambda wildcards: keys("train_tokenizer", wildcards.tokenizer),
-        corpus=lambda wildcards: f"results/download_corpus/{SETTINGS.tokenizer[wildcards.tokenizer].corpus}",
-        out="results/train_tokenizer/{tokenizer}",
     log:
         "logs/train_tokenizer/{tokenizer}.log",
     conda:
         "../../envs/cpu.yaml"
     threads: 2
+    params:
+        config=lambda wildcards: keys("train_tokenizer", wildcards.tokenizer),
+        corpus=subpath(input.corpus, parent=True),
+        out=subpath(output.manifest, parent=True),
     shell:
         "exec python {input.script:q}"
         " --config {params.config:q}"
@@ -75,15 +75,15 @@ rule encode_shard:
         train="results/encode_shard/{corpus}/{tokenizer}/train-{shard}.bin",
         valid="results/encode_shard/{corpus}/{tokenizer}/valid-{shard}.bin",
         manifest="results/encode_shard/{corpus}/{tokenizer}/{shard}.json",
-    params:
-        config=lambda wildcards: keys("encode_shard", wildcards.tokenizer),
-        corpus="results/download_corpus/{corpus}",
-        tokenizer="results/train_tokenizer/{tokenizer}",
-        out="results/encode_shard/{corpus}/{tokenizer}",
     log:
         "logs/encode_shard/{corpus}/{tokenizer}/{shard}.log",
     conda:
         "../../envs/cpu.yaml"
+    params:
+        config=lambda wildcards: keys("encode_shard", wildcards.tokenizer),
+        corpus=subpath(input.corpus, parent=True),
+        tokenizer=subpath(input.tokenizer, parent=True),
+        out=subpath(output.manifest, parent=True),
     shell:
         "exec python {input.script:q}"
         " --config {params.config:q}"

@@ -10,7 +10,12 @@ OUTPUTS: results/plan_run/<run>/plan.json
 
 
 rule plan_run:
-    """Says what a run will take, and fails where it cannot fit."""
+    """Says what a run will take, and fails where it cannot fit.
+
+    It comes before training by priority and by the one accelerator, not as an input of it: a plan for another
+    mesh is no reason to train again, and behind an ancient() input that is made anew Snakemake would not see
+    that training's own keys changed too.
+    """
     input:
         script=program("plan_run"),
         code=code("plan_run"),
@@ -18,18 +23,23 @@ rule plan_run:
     output:
         plan="results/plan_run/{run}/plan.json",
         manifest="results/plan_run/{run}/manifest.json",
-    params:
-        config=lambda wildcards: keys("plan_run", wildcards.run),
-        tokenizer=lambda wildcards: tokenizer_folder(wildcards.run),
-        out="results/plan_run/{run}",
     log:
         "logs/plan_run/{run}.log",
+    priority: 1
     conda:
         "../../envs/cpu.yaml"
     threads: lambda wildcards: SETTINGS.run[wildcards.run].cores
+    resources:
+        execution=lambda wildcards: execution("plan_run", wildcards.run),
+        accelerator=1,
+    params:
+        config=lambda wildcards: keys("plan_run", wildcards.run),
+        tokenizer=subpath(input.tokenizer, parent=True),
+        out=subpath(output.manifest, parent=True),
     shell:
         "exec python {input.script:q}"
         " --config {params.config:q}"
+        " --execution {resources.execution:q}"
         " --tokenizer {params.tokenizer:q}"
         " --out {params.out:q}"
         " --cores {threads}"
@@ -43,17 +53,11 @@ rule train_model:
         script=program("train_model"),
         code=code("train_model"),
         shards=lambda wildcards: shards(wildcards.run, "train-{}.bin", "valid-{}.bin", "{}.json"),
-        # a gate: a new plan for another mesh is no reason to train again
-        plan=ancient("results/plan_run/{run}/plan.json"),
     output:
         weights="results/train_model/{run}/weights/model.safetensors",
         metrics="results/train_model/{run}/metrics.jsonl",
         summary="results/train_model/{run}/summary.json",
         manifest="results/train_model/{run}/manifest.json",
-    params:
-        config=lambda wildcards: keys("train_model", wildcards.run),
-        shards=lambda wildcards: shard_folder(wildcards.run),
-        out="results/train_model/{run}",
     log:
         "logs/train_model/{run}.log",
     conda:
@@ -62,6 +66,10 @@ rule train_model:
     resources:
         execution=lambda wildcards: execution("train_model", wildcards.run),
         accelerator=1,
+    params:
+        config=lambda wildcards: keys("train_model", wildcards.run),
+        shards=lambda wildcards: shard_folder(wildcards.run),
+        out=subpath(output.manifest, parent=True),
     shell:
         "exec python {input.script:q}"
         " --config {params.config:q}"
@@ -90,11 +98,6 @@ rule sample_model:
             labels={"run": "{run}"},
         ),
         manifest="results/sample_model/{run}/manifest.json",
-    params:
-        config=lambda wildcards: keys("sample_model", wildcards.run),
-        model="results/train_model/{run}",
-        tokenizer=lambda wildcards: tokenizer_folder(wildcards.run),
-        out="results/sample_model/{run}",
     log:
         "logs/sample_model/{run}.log",
     conda:
@@ -102,6 +105,11 @@ rule sample_model:
     threads: lambda wildcards: SETTINGS.run[wildcards.run].cores
     resources:
         accelerator=1,
+    params:
+        config=lambda wildcards: keys("sample_model", wildcards.run),
+        model=subpath(input.model, parent=True),
+        tokenizer=subpath(input.tokenizer, parent=True),
+        out=subpath(output.manifest, parent=True),
     shell:
         "exec python {input.script:q}"
         " --config {params.config:q}"
@@ -130,12 +138,6 @@ rule evaluate_model:
             labels={"run": "{run}"},
         ),
         manifest="results/evaluate_model/{run}/manifest.json",
-    params:
-        config=lambda wildcards: keys("evaluate_model", wildcards.run),
-        model="results/train_model/{run}",
-        shards=lambda wildcards: shard_folder(wildcards.run),
-        corpus=lambda wildcards: corpus_folder(wildcards.run),
-        out="results/evaluate_model/{run}",
     log:
         "logs/evaluate_model/{run}.log",
     conda:
@@ -143,6 +145,12 @@ rule evaluate_model:
     threads: lambda wildcards: SETTINGS.run[wildcards.run].cores
     resources:
         accelerator=1,
+    params:
+        config=lambda wildcards: keys("evaluate_model", wildcards.run),
+        model=subpath(input.model, parent=True),
+        shards=lambda wildcards: shard_folder(wildcards.run),
+        corpus=subpath(input.corpus, parent=True),
+        out=subpath(output.manifest, parent=True),
     shell:
         "exec python {input.script:q}"
         " --config {params.config:q}"
@@ -168,15 +176,15 @@ rule export_model:
         config="results/export_model/{run}/config.json",
         tokenizer="results/export_model/{run}/tokenizer.json",
         manifest="results/export_model/{run}/manifest.json",
-    params:
-        config=lambda wildcards: keys("export_model", wildcards.run),
-        model="results/train_model/{run}",
-        tokenizer=lambda wildcards: tokenizer_folder(wildcards.run),
-        out="results/export_model/{run}",
     log:
         "logs/export_model/{run}.log",
     conda:
         "../../envs/cpu.yaml"
+    params:
+        config=lambda wildcards: keys("export_model", wildcards.run),
+        model=subpath(input.model, parent=True),
+        tokenizer=subpath(input.tokenizer, parent=True),
+        out=subpath(output.manifest, parent=True),
     shell:
         "exec python {input.script:q}"
         " --config {params.config:q}"

@@ -19,22 +19,24 @@ rule write_report:
         page=report(
             "results/write_report/report.html",
             caption="../report/report.rst",
-            category="Report",
+            category="All runs",
+            labels={"view": "report"},
         ),
         table=report(
             "results/write_report/runs.csv",
             caption="../report/runs.rst",
-            category="Report",
+            category="All runs",
+            labels={"view": "table"},
         ),
         manifest="results/write_report/manifest.json",
-    params:
-        config=keys("write_report", ""),
-        results="results",
-        out="results/write_report",
     log:
         "logs/write_report.log",
     conda:
         "../../envs/cpu.yaml"
+    params:
+        config=lambda wildcards: keys("write_report", ""),
+        results=subpath(output.manifest, ancestor=2),
+        out=subpath(output.manifest, parent=True),
     shell:
         "exec python {input.script:q}"
         " --config {params.config:q}"
@@ -49,14 +51,15 @@ rule verify:
     """Reads everything that should exist and says what is missing, altered or stale. Makes nothing."""
     input:
         script=program("verify"),
-    params:
-        config=makelm_stages.canonical(RAW),
-        lock=LOCK_FILE,
-        results="results",
     log:
         "logs/verify.log",
     conda:
         "../../envs/cpu.yaml"
+    params:
+        # a function, since Snakemake would take {braces} of a plain text, say in a prompt, for wildcards
+        config=lambda wildcards: makelm_stages.canonical(RAW),
+        lock=LOCK_FILE,
+        results="results",
     shell:
         "exec python {input.script:q}"
         " --config {params.config:q}"

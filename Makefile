@@ -1,0 +1,81 @@
+# `make` builds what config.yaml says; `make help` lists the rest.
+# ARGS goes on to Snakemake (for `make test`: to pytest), as in
+#   make ARGS="--configfile workflow/presets/tiny.yaml"
+
+# a run of config.yaml, for the targets of one stage
+RUN ?= stdlib
+CORES ?= all
+# the first of these that will do makes .venv
+PYTHON ?= python3.13 python3.12 python3.11 python3
+UV_VERSION := 0.13.8
+
+export UV_PYTHON_DOWNLOADS := never
+export UV_PROJECT_ENVIRONMENT := .venv
+# the first compiles every module anew at each start; the others would bring other people's packages
+unexport PYTHONDONTWRITEBYTECODE PYTHONPATH PYTHONHOME VIRTUAL_ENV
+
+READY := .venv/.ready
+WORKFLOW := .venv/bin/python scripts/run_workflow.py --cores $(CORES)
+SNAKEFILES := Snakefile workflow/rules
+
+.DEFAULT_GOAL := all
+.PHONY: all tokenizer plan train sample evaluate export report download verify test check lock help
+
+all: $(READY) ## build what config.yaml lists under runs:
+	@$(WORKFLOW) $(ARGS)
+
+tokenizer: $(READY) ## the tokenizer of RUN=<name>; like the next ones, with all it needs
+	@$(WORKFLOW) results/plan_run/$(RUN)/manifest.json --until train_tokenizer $(ARGS)
+
+plan: $(READY) ## what RUN=<name> will take: parameters, memory, time
+	@$(WORKFLOW) results/plan_run/$(RUN)/manifest.json $(ARGS)
+
+train: $(READY) ## the weights of RUN=<name>
+	@$(WORKFLOW) results/plan_run/$(RUN)/manifest.json results/train_model/$(RUN)/manifest.json $(ARGS)
+
+sample: $(READY) ## samples of RUN=<name>
+	@$(WORKFLOW) results/sample_model/$(RUN)/manifest.json $(ARGS)
+
+evaluate: $(READY) ## scores of RUN=<name>
+	@$(WORKFLOW) results/evaluate_model/$(RUN)/manifest.json $(ARGS)
+
+export: $(READY) ## RUN=<name> for Hugging Face transformers
+	@$(WORKFLOW) results/export_model/$(RUN)/manifest.json $(ARGS)
+
+report: $(READY) ## the report on all runs
+	@$(WORKFLOW) results/write_report/manifest.json $(ARGS)
+
+download: $(READY) ## fetch all that needs the network, so that the rest runs without
+	@$(WORKFLOW) download $(ARGS)
+
+verify: $(READY) ## say what in results/ is missing, altered or stale; builds nothing
+	@$(WORKFLOW) verify $(ARGS)
+
+test: $(READY) ## the tests
+	@.venv/bin/python -m pytest $(ARGS)
+
+check: $(READY) ## style and lint
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	PATH="$(CURDIR)/.venv/bin:$$PATH" snakefmt --check $(SNAKEFILES)
+	.venv/bin/snakemake --lint
+
+lock: $(READY) ## pin the newest packages that pyproject.toml allows; envs/ follows
+	.venv/bin/uv lock --upgrade
+	.venv/bin/python envs/make_envs.py
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+
+# Python and venv are all that is assumed; uv installs what uv.lock pins
+$(READY): uv.lock pyproject.toml
+	@[ -x .venv/bin/uv ] && .venv/bin/python -c '' 2>/dev/null || { \
+	  for name in $(PYTHON); do \
+	    "$$name" -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && found="$$name" && break; \
+	  done; \
+	  [ -n "$$found" ] || { echo "makelm needs Python 3.11 or newer with venv; found none" >&2; exit 1; }; \
+	  echo "making .venv with the packages of uv.lock, with $$("$$found" --version)" && \
+	  "$$found" -m venv --clear .venv && \
+	  .venv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION); }
+	@.venv/bin/uv sync --locked --quiet
+	@touch $@

@@ -1,0 +1,63 @@
+"""Writes the conda environments in this folder from uv.lock; `make lock` calls it.
+
+They hold exactly what the stages run on: no developers' tools, and not Snakemake, which runs outside of them.
+"""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from packaging.markers import Marker
+
+FOLDER = Path(__file__).resolve().parent
+PYTHON, PIP = "3.12.11", "25.1.1"  # the lock file leaves these open
+VERSIONS = {"python_full_version": PYTHON, "python_version": PYTHON.rpartition(".")[0]}
+SYSTEMS = [
+    {"sys_platform": "linux", "platform_machine": "x86_64"},
+    {"sys_platform": "darwin", "platform_machine": "arm64"},
+]
+
+
+def locked_requirements() -> list[str]:
+    """Returns what uv.lock pins for the stages, one requirement per entry."""
+    uv = shutil.which("uv", path=str(Path(sys.executable).parent))
+    assert uv, "uv belongs to the environment that make sets up"
+    flags = "--locked --no-default-groups --no-hashes --no-annotate --no-header --no-emit-project --prune snakemake"
+    export = [uv, "export", "--quiet", "--format", "requirements.txt", *flags.split()]
+    text = subprocess.run(export, cwd=FOLDER.parent, check=True, capture_output=True, text=True).stdout
+    return [short for line in text.splitlines() if (short := without_python(line))]
+
+
+def without_python(line: str) -> str:
+    """Returns a requirement with its marker cut down to what is open when Python's version is known."""
+    requirement, _, marker = line.partition(" ; ")
+    system_names = [
+        system["sys_platform"] for system in SYSTEMS if not marker or Marker(marker).evaluate({**system, **VERSIONS})
+    ]
+    if len(system_names) == len(SYSTEMS):
+        return requirement
+    return f"{requirement} ; sys_platform == '{system_names[0]}'" if system_names else ""
+
+
+def environment(requirements: list[str]) -> str:
+    """Returns the text of a conda environment."""
+    lines = [f'      - "{requirement}"' for requirement in requirements]
+    return "\n".join(
+        [
+            "# Made from uv.lock by envs/make_envs.py; `make lock` writes it anew.",
+            "channels:",
+            "  - conda-forge",
+            "  - nodefaults",
+            "dependencies:",
+            f"  - python ={PYTHON}",
+            f"  - pip ={PIP}",
+            "  - pip:",
+            *lines,
+            "",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    (FOLDER / "cpu.yaml").write_text(environment(locked_requirements()))

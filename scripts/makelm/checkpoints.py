@@ -1,0 +1,84 @@
+"""Checkpoints of one training identity: written while training goes on, complete or not there.
+
+A folder checkpoints/<identity>/ holds Orbax steps and metrics.jsonl, one line per step. Another identity
+(other data, keys, code) is another folder, so that no run goes on from what it is not.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, TextIO
+
+import orbax.checkpoint as ocp
+
+from makelm import manifest
+from makelm.errors import UserError
+
+
+class Checkpoints:
+    """Saves and restores the state of one identity, with the metrics up to it."""
+
+    def __init__(self, folder: Path, keep: int):
+        """`keep` checkpoints stay, the latest ones."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.metrics_path = folder / "metrics.jsonl"  # line n is step n
+        self.metrics: TextIO | None = None
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
+        self.manager = ocp.CheckpointManager(folder.resolve(), options=options)
+
+    def restore(self, shapes: Any, warn: Any) -> tuple[int, Any]:
+        """Returns (steps done, state) of the latest complete checkpoint, or (0, None).
+
+        `shapes` gives the leaves' shapes, dtypes and shardings; one that cannot be read is skipped with a
+        line to `warn`.
+        """
+        for step in sorted(self.manager.all_steps(), reverse=True):
+            try:
+                found = self.manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(shapes)))
+            except (ValueError, OSError, KeyError) as error:
+                first = str(error).splitlines()[0][:100]
+                warn(f"the checkpoint of step {step} cannot be read ({first}); trying the one before")
+                self.manager.delete(step)
+                continue
+            self.cut_metrics(step)
+            return step, found["state"]
+        self.cut_metrics(0)
+        return 0, None
+
+    def record(self, row: dict) -> None:
+        """Adds the metrics of one step."""
+        if self.metrics is None:
+            self.metrics = self.metrics_path.open("a", encoding="utf-8")
+        self.metrics.write(json.dumps(row) + "\n")
+
+    def save(self, step: int, state: Any) -> None:
+        """Starts to save the state after `step` steps; the metrics up to there are on disk first."""
+        if self.metrics is not None:
+            self.metrics.flush()
+            manifest.sync(self.metrics_path)
+        if step not in self.manager.all_steps():
+            self.manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state)), force=True)
+
+    def cut_metrics(self, steps: int) -> None:
+        """Drops the metrics of steps after the checkpoint: they will come again."""
+        if not self.metrics_path.exists():
+            self.metrics_path.touch()
+        kept = self.metrics_path.read_text(encoding="utf-8").splitlines(keepends=True)[:steps]
+        if len(kept) != steps or any(not line.endswith("\n") for line in kept):
+            raise UserError(f"{self.metrics_path} does not reach step {steps}; remove its folder to start again")
+        self.metrics_path.write_text("".join(kept), encoding="utf-8")
+
+    def wait(self) -> None:
+        """Returns when what was started is on disk."""
+        self.manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits and lets go."""
+        self.manager.close()
+        if self.metrics is not None:
+            self.metrics.close()
+
+
+def others(folder: Path, identity: str) -> list[str]:
+    """Returns the identities that stand beside this one."""
+    return sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name != identity) if folder.exists() else []

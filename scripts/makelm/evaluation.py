@@ -1,0 +1,103 @@
+"""Scores of validation documents: every token once, each with as much before it as the stride leaves.
+
+B batch, T window, N tokens, K documents
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import exp, log, sqrt
+
+import jax
+import numpy as np
+
+from makelm.loss import token_losses
+from makelm.model import Parameters, Skeleton
+
+BATCH = 16  # rows of one forward pass; the last batch is filled up, so that shapes and sums never change
+
+
+@dataclass(frozen=True)
+class Score:
+    """What the tokens of the validation documents cost."""
+
+    losses: np.ndarray  # losses_N, nats, float64, in the order of the shards
+    documents: np.ndarray  # documents_N, the number of the document each belongs to
+
+
+def score(
+    skeleton: Skeleton,
+    parameters: Parameters,
+    shards: Sequence[np.ndarray],
+    end_of_text: int | None,
+    window: int,
+    stride: int,
+) -> Score:
+    """Returns the loss of each token of the shards.
+
+    Windows of `window` tokens move on by `stride`: a token is scored with at least window - stride tokens
+    before it, as far as its shard has them. With an end-of-text token each shard's first token is scored
+    after one; without, it has no context and is left out.
+    """
+
+    @jax.jit
+    def losses_of(weights: Parameters, inputs_BT, targets_BT):
+        return token_losses(skeleton(weights)(inputs_BT), targets_BT)
+
+    all_losses, all_documents, first = [], [], 0
+    for shard in shards:
+        tokens = np.asarray(shard).astype(np.int32)
+        if end_of_text is not None:
+            tokens = np.concatenate([np.array([end_of_text], np.int32), tokens])
+        if len(tokens) < 2:
+            continue
+        scored = np.zeros(len(tokens) - 1)
+        for inputs_BT, targets_BT, places in batches(tokens, window, stride):
+            losses_BT = np.asarray(losses_of(parameters, inputs_BT, targets_BT), np.float64)
+            for row, (start, skip, count) in enumerate(places):
+                scored[start + skip : start + count] = losses_BT[row, skip:count]
+        ends = tokens[1:] == end_of_text if end_of_text is not None else np.zeros(len(scored), bool)
+        # the end of a document belongs to it
+        documents = first + np.concatenate([[0], np.cumsum(ends)[:-1]])
+        first = documents[-1] + 1
+        all_losses.append(scored)
+        all_documents.append(documents)
+    return Score(np.concatenate(all_losses), np.concatenate(all_documents))
+
+
+def batches(tokens: np.ndarray, window: int, stride: int) -> Iterator[tuple[np.ndarray, np.ndarray, list]]:
+    """Yields inputs_BT, targets_BT and for each row (start, tokens to skip, tokens there are)."""
+    count = len(tokens) - 1
+    starts = [0, *range(stride, max(count - (window - stride), stride), stride)] if count > window else [0]
+    for first in range(0, len(starts), BATCH):
+        inputs_BT = np.zeros((BATCH, window), np.int32)
+        targets_BT = np.zeros((BATCH, window), np.int32)
+        places = []
+        for row, start in enumerate(starts[first : first + BATCH]):
+            length = min(window, count - start)
+            inputs_BT[row, :length] = tokens[start : start + length]
+            targets_BT[row, :length] = tokens[start + 1 : start + length + 1]
+            places.append((start, window - stride if start else 0, length))
+        yield inputs_BT, targets_BT, places
+
+
+def summarize(scored: Score, all_tokens: int, size: int) -> dict[str, float | int]:
+    """Returns the scores; `all_tokens` are the tokens of the documents, scored or not, and `size` their bytes.
+
+    The standard error is that of a ratio of sums over documents, which are what was drawn; where there is
+    one document only it is that over its tokens.
+    """
+    tokens = len(scored.losses)
+    mean = float(scored.losses.sum()) / tokens
+    deviations = np.bincount(scored.documents, scored.losses - mean)
+    documents = len(deviations)
+    if documents < 2:
+        deviations, documents = scored.losses - mean, tokens
+    sem = sqrt(float((deviations**2).sum()) * documents / max(documents - 1, 1)) / tokens
+    return {
+        "validation_loss": mean,
+        "validation_loss_sem": sem,
+        "perplexity": exp(mean),
+        "bits_per_byte": mean / log(2) * all_tokens / size,
+        "tokens": tokens,
+        "bytes": size,
+    }

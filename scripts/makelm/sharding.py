@@ -1,0 +1,70 @@
+"""Where each array lives: the mesh of devices, and one table from parameter to mesh axes.
+
+Axes of the mesh: data (each device its own rows, whole weights), fsdp (its own rows, its own part of the
+weights; Zhao et al. 2023), tensor (the same rows, its own heads, hidden units and vocabulary; Shoeybi et al. 2019).
+"""
+
+from collections.abc import Sequence
+from math import prod
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from makelm import config
+from makelm.errors import UserError
+
+# The last part of a parameter's name -> the mesh axis of each of its dims.
+TABLE: dict[str, PartitionSpec] = {
+    "embedding_VD": PartitionSpec("tensor", "fsdp"),
+    "unembedding_VD": PartitionSpec("tensor", "fsdp"),
+    "query_DNH": PartitionSpec("fsdp", "tensor", None),
+    "key_DKH": PartitionSpec("fsdp", "tensor", None),
+    "value_DKH": PartitionSpec("fsdp", "tensor", None),
+    "output_NHD": PartitionSpec("tensor", None, "fsdp"),
+    "gate_DF": PartitionSpec("fsdp", "tensor"),
+    "up_DF": PartitionSpec("fsdp", "tensor"),
+    "down_FD": PartitionSpec("tensor", "fsdp"),
+    "scale": PartitionSpec(None),  # norms are small: whole on each device
+}
+BATCH = PartitionSpec(("data", "fsdp"))  # rows of a batch
+AXES = ("data", "fsdp", "tensor")
+
+
+def mesh_shape(mesh: config.Mesh, devices: int) -> dict[str, int]:
+    """Returns the size of each axis on so many devices. Raises UserError where they do not come out even."""
+    sizes = {axis: getattr(mesh, axis) for axis in AXES}
+    known = prod(size for size in sizes.values() if size > 0)
+    if devices % known or (-1 not in sizes.values() and known != devices):
+        asked = " x ".join(f"{axis} {size}" for axis, size in sizes.items())
+        raise UserError(f"mesh: {asked} does not fit {devices} device{'s' * (devices > 1)}; change mesh or the devices")
+    return {axis: devices // known if size == -1 else size for axis, size in sizes.items()}
+
+
+def make_mesh(mesh: config.Mesh, devices: Sequence[jax.Device]) -> Mesh:
+    """Returns the mesh over these devices."""
+    sizes = mesh_shape(mesh, len(devices))
+    return Mesh(np.array(devices).reshape(tuple(sizes.values())), AXES)
+
+
+def parameter_sharding(mesh: Mesh, name: str, shape: tuple[int, ...]) -> NamedSharding:
+    """Returns how a parameter, or an optimizer's statistic of its shape, lies on the mesh.
+
+    Raises UserError where a dim does not divide over its axis.
+    """
+    spec = TABLE[name.rpartition(".")[2]]
+    if len(spec) != len(shape):
+        return NamedSharding(mesh, PartitionSpec())  # a statistic that is smaller than its parameter
+    for size, axis in zip(shape, spec, strict=True):
+        if axis and size % mesh.shape[axis]:
+            raise UserError(
+                f"mesh.{axis}: {name} has a dim of {size}, which {mesh.shape[axis]} devices cannot share evenly"
+            )
+    return NamedSharding(mesh, spec)
+
+
+def check_batch(mesh: Mesh, batch_size: int) -> None:
+    """Raises UserError where the rows of a batch do not divide over the devices."""
+    groups = mesh.shape["data"] * mesh.shape["fsdp"]
+    if batch_size % groups:
+        raise UserError(f"train.batch_size: {batch_size} rows do not divide over {groups} devices (data x fsdp)")

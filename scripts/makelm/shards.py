@@ -1,0 +1,154 @@
+"""Token shards: files of token ids behind the header of llm.c and modded-nanogpt. docs/formats.md has the bytes."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from makelm.errors import UserError
+
+HEADER_INTS = 256  # int32, little-endian: magic, version, number of tokens, zeros
+HEADER_BYTES = HEADER_INTS * 4
+MAX_TOKENS = 2**31 - 1  # what the header's int32 can count
+# (magic, version) -> type of a token id: llm.c's files for GPT-2 and for Llama 3
+FORMATS = {(20240520, 1): np.dtype("<u2"), (20240801, 7): np.dtype("<u4")}
+REDO = "remove it and run encode_shard again"
+
+
+def token_type(vocab_size: int) -> np.dtype:
+    """Returns the type that holds every id of a vocabulary."""
+    return np.dtype("<u2") if vocab_size <= 2**16 else np.dtype("<u4")
+
+
+def header(dtype: np.dtype, count: int) -> bytes:
+    """Returns the header of a shard of `count` tokens."""
+    (key,) = (key for key, value in FORMATS.items() if value == dtype)
+    ints = np.zeros(HEADER_INTS, dtype="<i4")
+    ints[:3] = *key, count
+    return ints.tobytes()
+
+
+class Writer:
+    """Writes token ids to one shard and counts them."""
+
+    def __init__(self, path: Path, vocab_size: int):
+        self.path, self.count, self.dtype = path, 0, token_type(vocab_size)
+        self.file = path.open("wb")
+        self.file.write(header(self.dtype, 0))
+
+    def write(self, ids: Iterable[int] | np.ndarray) -> None:
+        array = np.asarray(ids).astype(self.dtype)
+        self.count += len(array)
+        if self.count > MAX_TOKENS:
+            raise UserError(f"{self.path.name} has more than {MAX_TOKENS:,} tokens; raise corpus.shards")
+        self.file.write(array.tobytes())
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is None:
+            self.file.seek(0)
+            self.file.write(header(self.dtype, self.count))
+        self.file.close()
+
+
+def open_shard(path: Path) -> np.ndarray:
+    """Returns a shard's token ids, mapped into memory. Raises UserError where it is not whole."""
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; run encode_shard") from None
+    if size < HEADER_BYTES:
+        raise UserError(f"{path} is no token shard: {size} bytes are less than a header; {REDO}")
+    # the whole file, since nothing can be mapped of a shard without tokens behind its header
+    content = np.memmap(path, dtype=np.uint8, mode="r")
+    magic, version, count = content[:12].view("<i4").tolist()
+    if (magic, version) not in FORMATS:
+        raise UserError(f"{path} is no token shard: magic {magic}, version {version}; {REDO}")
+    dtype = FORMATS[magic, version]
+    expected = HEADER_BYTES + count * dtype.itemsize
+    if size != expected:
+        raise UserError(f"{path} is damaged: {size} bytes, but {count} tokens make {expected}; {REDO}")
+    return content[HEADER_BYTES:].view(dtype)
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The token shards of one corpus and one tokenizer; their ids are mapped when they are asked for."""
+
+    path: Path
+    facts: list[dict]  # what encode_shard found out about each shard
+
+    @property
+    def vocab_size(self) -> int:
+        return self.facts[0]["vocab_size"]
+
+    @property
+    def end_of_text(self) -> int | None:
+        return self.facts[0]["end_of_text"]
+
+    @property
+    def tokenizer(self) -> str:
+        """Returns the digest of the tokenizer that made the ids."""
+        return self.facts[0]["tokenizer"]
+
+    @cached_property
+    def train(self) -> list[np.ndarray]:
+        return self.open_part("train")
+
+    @cached_property
+    def valid(self) -> list[np.ndarray]:
+        return self.open_part("valid")
+
+    @property
+    def train_tokens(self) -> int:
+        return self.total("train", "tokens")
+
+    @property
+    def valid_tokens(self) -> int:
+        return self.total("valid", "tokens")
+
+    @property
+    def valid_bytes(self) -> int:
+        """Returns the length of the validation text in UTF-8; an end-of-text token has none."""
+        return self.total("valid", "bytes")
+
+    def total(self, part: str, key: str) -> int:
+        """Returns the sum over the shards of documents, bytes or tokens of a part."""
+        return sum(facts[part][key] for facts in self.facts)
+
+    def open_part(self, part: str) -> list[np.ndarray]:
+        """Returns the ids of each shard of a part, checked against their manifests."""
+        found = []
+        for number, facts in enumerate(self.facts):
+            path, expected = self.path / f"{part}-{number:05d}.bin", facts[part]["tokens"]
+            found.append(open_shard(path))
+            if len(found[-1]) != expected:
+                raise UserError(f"{path} has {len(found[-1])} tokens, its manifest says {expected}; {REDO}")
+        return found
+
+
+def open_folder(folder: Path, read_input: Callable[[str, Path], dict]) -> Folder:
+    """Returns a folder of shards, as many as the manifest of the first one says.
+
+    `read_input(name, path)` returns the content of a manifest; a stage's own records it as an input.
+    Raises UserError where the shards do not belong together.
+    """
+
+    def facts(number: int) -> dict:
+        return read_input(f"shards/{number:05d}", folder / f"{number:05d}.json")["facts"]
+
+    first = facts(0)
+    every = [first, *(facts(number) for number in range(1, first["num_shards"]))]
+    for number, other in enumerate(every):
+        for key in ("tokenizer", "vocab_size", "end_of_text", "num_shards"):
+            if other[key] != first[key]:
+                raise UserError(
+                    f"{folder}: shard {number:05d} has {key} {other[key]}, but shard 00000 has {first[key]};"
+                    " run encode_shard again for all shards"
+                )
+    return Folder(folder, every)

@@ -1,0 +1,91 @@
+"""Whether results/ is what a configuration stands for: all of it there, unaltered, and made from what is there now."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from makelm import closure, manifest, stages
+from makelm.config import Config
+from makelm.stages import Artifact
+
+
+@dataclass
+class Counts:
+    """What was looked at."""
+
+    artifacts: int = 0
+    files: int = 0
+    bytes: int = 0
+
+
+def verify(settings: Config, lock: str, results: Path, counts: Counts) -> Iterator[str]:
+    """Yields one line for each thing that is wrong below results, and counts what it reads."""
+    digests: dict[str, str] = {}  # of the manifests that are there
+    for artifact in stages.artifacts(settings, lock):
+        path = results / artifact.manifest
+        try:
+            found = manifest.read(path)
+        except FileNotFoundError:
+            yield f"{path}: missing; run make"
+            continue
+        except (ValueError, KeyError, AttributeError, TypeError):
+            yield f"{path}: damaged; remove it and run make"
+            continue
+        digests[artifact.manifest] = found["digest"]
+        counts.artifacts += 1
+        yield from wrong_files(path.parent, found["content"]["files"], counts)
+        reasons = list(stale(artifact, found["content"], digests))
+        if reasons:
+            yield f"{path}: stale: {'; '.join(reasons)}; run make"
+
+
+def wrong_files(folder: Path, files: dict[str, dict | None], counts: Counts) -> Iterator[str]:
+    """Yields a line for each file of an artifact that is missing, truncated or altered."""
+    for name, expected in files.items():
+        path = folder / name
+        if not path.is_file():
+            yield f"{path}: missing; remove the manifest beside it and run make"
+            continue
+        size = path.stat().st_size
+        counts.files += 1
+        counts.bytes += size
+        if expected is None:  # a file of measured times has no digest
+            continue
+        if size != expected["bytes"]:
+            kind = "truncated" if size < expected["bytes"] else "altered"
+            yield f"{path}: {kind}: {size:,} bytes, not {expected['bytes']:,}; remove it and run make"
+        elif manifest.file_sha256(path) != expected["sha256"]:
+            yield f"{path}: altered: its sha256 is not the recorded one; remove it and run make"
+
+
+def stale(artifact: Artifact, content: dict, digests: dict[str, str]) -> Iterator[str]:
+    """Yields why an artifact is not what would be made now; `digests` are those of the manifests that are there."""
+    expected, made_with = dict(artifact.keys), dict(content["config"])
+    locked = expected.pop("locked")
+    made_with.pop("locked", None)
+    changed = list(differences(expected, made_with))
+    if changed:
+        yield f"the configuration changed ({', '.join(changed)})"
+    packages = [
+        f"{name} {content['packages'].get(name, 'none')}, locked {version}"
+        for name, version in locked.items()
+        if content["packages"].get(name) != version
+    ]
+    if packages:
+        yield f"made with other packages ({', '.join(packages)})"
+    if closure.closure(artifact.stage).digest() != content["code"]:
+        yield "the code changed"
+    recorded = set(content["inputs"].values())
+    for name in artifact.inputs:
+        if name in digests and digests[name] not in recorded:
+            yield f"its input {name} is another one now"
+
+
+def differences(one: dict, other: dict, prefix: str = "") -> Iterator[str]:
+    """Yields the dotted keys in which two nested dictionaries differ."""
+    for key in sorted({*one, *other}):
+        left, right = one.get(key), other.get(key)
+        if isinstance(left, dict) and isinstance(right, dict):
+            yield from differences(left, right, f"{prefix}{key}.")
+        elif left != right:
+            yield f"{prefix}{key}"

@@ -1,0 +1,254 @@
+"""Runs Snakemake for `make`: one at a time, easy to stop, and with a short word at the end.
+
+No stage: it makes no artifact, and all its arguments are Snakemake's. What Snakemake itself says goes to
+logs/snakemake.log, so that a person sees the stages' own lines. It ends with 0 (done), 2 (the user must
+change something: one line says what), 75 (interrupted; run it again to go on) or 1.
+"""
+
+import fcntl
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+import psutil
+
+from makelm.cli import error_file
+from makelm.progress import clock
+
+DONE, FAILED, USER, INTERRUPTED = 0, 1, 2, 75
+LOCK = Path(".makelm.lock")
+LOG = Path("logs/snakemake.log")
+PROFILE = Path(__file__).parent.parent / "workflow/profiles/local"
+SNAKEFILE = Path(__file__).parent.parent / "Snakefile"
+TAIL_LINES = 15  # of Snakemake's own words, where nothing shorter says what went wrong
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+stops: list[int] = []  # the signals that asked this program to stop
+
+
+def main() -> None:
+    """Runs Snakemake with the arguments of this program and ends with its own exit code."""
+    for signum in STOP_SIGNALS:
+        signal.signal(signum, lambda number, frame: stops.append(number))
+    try:
+        LOG.parent.mkdir(exist_ok=True)
+        lock = LOCK.open("a+")
+    except OSError as error:
+        sys.exit(complain(f"{error.filename}: {error.strerror}; make this folder writable"))
+    take(lock)
+    end_orphans()
+    clear_stale_lock(sys.argv[1:])
+    started = time.monotonic()
+    code = snakemake(sys.argv[1:], lock)
+    sys.exit(closing_words(code, time.monotonic() - started))
+
+
+def complain(line: str, code: int = USER) -> int:
+    """Writes one line to stderr and returns the exit code."""
+    print(line, file=sys.stderr, flush=True)
+    return code
+
+
+# ---- one at a time
+
+
+def take(lock: TextIO) -> None:
+    """Takes the lock, however long another one holds it. Snakemake inherits it, so it outlives this program."""
+    said = False
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            pass
+        if stops:
+            sys.exit(INTERRUPTED)
+        if not said:
+            print(f"waiting for {LOCK.read_text().strip() or 'another make'}, which works in this folder", flush=True)
+            said = True
+        time.sleep(0.2)
+
+
+def processes_here() -> Iterator[tuple[psutil.Process, list[str]]]:
+    """Yields the other processes that work in this folder, with their command lines."""
+    here = os.path.realpath(".")
+    for process in psutil.process_iter():
+        try:
+            if process.pid != os.getpid() and process.cwd() == here:
+                yield process, process.cmdline()
+        except psutil.Error:
+            continue  # it ended meanwhile, or is somebody else's
+
+
+def is_snakemake(words: list[str]) -> bool:
+    """Returns whether a command line is Snakemake's: the program itself, or python -m snakemake."""
+    return any(Path(word).name == "snakemake" for word in words[:3])
+
+
+def end_orphans() -> None:
+    """Ends stages whose Snakemake was killed; they notice by themselves, but for one that was just starting."""
+    orphans = []
+    for process, words in processes_here():
+        try:
+            if "--stop-with-parent" in words and not any(is_snakemake(p.cmdline()) for p in process.parents()):
+                process.terminate()
+                orphans.append(process)
+        except psutil.Error:
+            continue
+    if orphans:
+        print(f"waiting for {len(orphans)} stage(s) of a killed run to save and end", flush=True)
+        psutil.wait_procs(orphans)
+
+
+def clear_stale_lock(arguments: list[str]) -> None:
+    """Removes the lock of a killed Snakemake. A live one that was started by hand keeps its own."""
+    if not any(Path(".snakemake/locks").glob("*")):
+        return
+    alive = [process.pid for process, words in processes_here() if is_snakemake(words)]
+    if alive:
+        sys.exit(complain(f"Snakemake (process {alive[0]}) is at work in this folder; run make again after it"))
+    subprocess.run([*command(arguments), "--unlock"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+# ---- running
+
+
+def command(arguments: list[str]) -> list[str]:
+    """Returns the command line of Snakemake."""
+    base = [sys.executable, "-m", "snakemake", "--snakefile", os.path.relpath(SNAKEFILE)]
+    return [*base, "--workflow-profile", os.path.relpath(PROFILE), *arguments]
+
+
+def snakemake(arguments: list[str], lock: TextIO) -> int:
+    """Runs Snakemake, hands on what asks it to stop, and returns its exit code."""
+    with LOG.open("wb") as log:
+        # a session of its own: Ctrl-C comes here only, and each stage gets exactly one signal from here
+        process = subprocess.Popen(
+            command(arguments), stderr=log, stdin=subprocess.DEVNULL, pass_fds=[lock.fileno()], start_new_session=True
+        )
+    lock.truncate(0)
+    lock.write(f"Snakemake (process {process.pid}, since {datetime.now():%Y-%m-%d %H:%M:%S})\n")
+    lock.flush()
+    told: set[int] = set()
+    heard = 0
+    while process.poll() is None:
+        if len(stops) > heard:
+            print("stopping; stages save what they have", flush=True)
+            heard = len(stops)
+            told.clear()  # asked again, they end at once
+        if stops:
+            stop(process.pid, told)
+        time.sleep(0.1)
+    return process.returncode
+
+
+def stop(pid: int, told: set[int]) -> None:
+    """Asks Snakemake, then each of its stages, to end; only those that were not told before."""
+    try:
+        parent = psutil.Process(pid)
+        for process in [*([parent] if pid not in told else []), *parent.children()]:
+            if process.pid not in told:
+                told.add(process.pid)
+                process.terminate()
+    except psutil.NoSuchProcess:
+        pass  # it ended meanwhile
+
+
+# ---- closing words
+
+
+def closing_words(code: int, seconds: float) -> int:
+    """Says how it went and returns the exit code."""
+    words = LOG.read_text(errors="replace")
+    if code == 0:
+        if "Nothing to be done" in words:
+            print("nothing to do: everything is there and up to date")
+            print_summary(with_sample=False)
+        elif re.search(r"^(local)?rule all:", words, re.MULTILINE):
+            print(f"done in {clock(seconds)}")
+            print_summary(with_sample=True)
+        return DONE
+    failures = sorted(failed_stages(words), key=lambda failure: failure["exit_code"] == INTERRUPTED)
+    if stops or (failures and all(failure["exit_code"] == INTERRUPTED for failure in failures)):
+        if not stops:
+            print_failures(failures)
+        return complain("interrupted; run make again to go on", INTERRUPTED)
+    if failures:
+        print_failures(failures)
+        return USER if any(failure["exit_code"] == USER for failure in failures) else FAILED
+    if code == USER:
+        return complain(words.strip().splitlines()[-1])
+    return complain(own_words(words), FAILED)
+
+
+def failed_stages(words: str) -> list[dict[str, Any]]:
+    """Returns what the stages that failed in this run left behind: stage, line, exit code and log."""
+    failures = []
+    for log in dict.fromkeys(re.findall(r"^Error in rule \w+:\n(?:    .*\n)*?    log: (\S+)", words, re.MULTILINE)):
+        left = error_file(Path(log))
+        if left.exists():
+            failures.append({**json.loads(left.read_text()), "log": log})
+    return failures
+
+
+def print_failures(failures: list[dict[str, Any]]) -> None:
+    """Prints one line, and where its log is, for each stage that failed."""
+    for failure in failures:
+        where = "" if failure["log"] in failure["line"] else f"\n  log: {failure['log']}"
+        complain(f"{failure['stage']}: {failure['line']}{where}")
+
+
+def own_words(words: str) -> str:
+    """Returns why Snakemake failed where no stage could say it: a killed stage, one that cannot start, or itself."""
+    killed = re.search(r"died with <Signals\.(\w+)", words)
+    rule = re.search(r"^Error in rule (\w+):", words, re.MULTILINE)
+    if rule and killed:
+        return f"{rule[1]} was killed by {killed[1]}{'; was there enough memory?' if killed[1] == 'SIGKILL' else ''}"
+    # what a stage said before it had its log
+    early = re.findall(r"^    resources: .*\n((?:.+\n)+?)RuleException:", words, re.MULTILINE)
+    if rule and early:
+        return f"{rule[1]} did not start:\n{early[-1].rstrip()}"
+    return "\n".join([*words.strip().splitlines()[-TAIL_LINES:], f"Snakemake's own log: {LOG}"])
+
+
+def print_summary(with_sample: bool) -> None:
+    """Prints the scores of each run, one sample of the best one and where the report is."""
+    report = Path("results/write_report/manifest.json")
+    if not report.exists():
+        return
+    scores = {}
+    for run in json.loads(report.read_text())["content"]["config"]["runs"]:
+        scores[run] = json.loads(Path(f"results/evaluate_model/{run}/scores.json").read_text())
+    ranking = sorted(scores, key=lambda run: scores[run]["bits_per_byte"])
+    width = max(len(run) for run in ranking)
+    for run in ranking:
+        score = scores[run]
+        print(
+            f"  {run:{width}}  {score['bits_per_byte']:.3f} bits per byte, "
+            f"loss {score['validation_loss']:.3f} nats per token"
+            f"  (xz {score['xz_bits_per_byte']:.3f}, "
+            f"xz after the training text {score['xz_after_train_bits_per_byte']:.3f})"
+        )
+    if with_sample:
+        print_sample(ranking[0])
+    print(f"  report  {report.with_name('report.html')}")
+
+
+def print_sample(run: str) -> None:
+    """Prints the first sample of a run, indented."""
+    sample = json.loads(Path(f"results/sample_model/{run}/samples.jsonl").read_text().splitlines()[0])
+    print(f"  a sample of {run}:")
+    for line in (sample["prompt"] + sample["text"]).splitlines():
+        print(f"    | {line}")
+
+
+if __name__ == "__main__":
+    main()

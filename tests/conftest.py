@@ -1,0 +1,76 @@
+"""What the tests share. Eight simulated devices; ranks must match, so that a shape suffix cannot lie."""
+
+import os
+
+# the tests compile far more than they compute
+FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"
+os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+
+import jax
+import numpy as np
+
+from makelm import config
+from makelm.model import Skeleton, shapes
+
+pytest_plugins = ("checkout",)  # fixtures of the tests of the whole
+
+SHAPE = {
+    "context_length": 16,
+    "n_layers": 2,
+    "d_model": 16,
+    "n_heads": 4,
+    "n_kv_heads": 2,
+    "d_head": 8,
+    "d_ff": 32,
+    "activation": "swiglu",
+    "qk_norm": True,
+    "tie_embeddings": False,
+    "rope_base": 10000,
+    "norm_eps": 1e-6,
+    "compute_dtype": "float32",
+}
+TRAIN = {
+    "seed": 0,
+    "steps": 12,
+    "batch_size": 8,
+    "optimizer": {
+        "kind": "muon",
+        "learning_rates": {"matrices": 0.02, "embedding": 0.02, "head": 0.01, "norms": 0.01},
+        "beta1": 0.9,
+        "beta2": 0.95,
+        "eps": 1e-8,
+        "momentum": 0.95,
+        "weight_decay": 0.0,
+        "clip_norm": None,
+    },
+    "schedule": {"kind": "linear", "warmup_steps": 2, "decay_fraction": 0.5, "final": 0.0},
+    "validate_every": 6,
+    "validate_windows": 8,
+    "checkpoint_every": 4,
+    "keep_checkpoints": 2,
+    "log_every": 1,
+}
+
+
+def shape(**changes) -> config.Model:
+    """Returns a small model's shape."""
+    return config.parse(config.Model, SHAPE | changes, "test")
+
+
+def train(**changes) -> config.Train:
+    """Returns small training keys; nested changes are laid over."""
+    return config.parse(config.Train, config.merge(TRAIN, changes), "test")
+
+
+def random_parameters(model: config.Model, vocab_size: int) -> dict:
+    """Returns parameters none of which is zero or one, so that each has a part in the output."""
+    rng = np.random.default_rng(0)
+    planned = shapes(model, vocab_size)
+    spread = {name: 0.3 * rng.standard_normal(leaf.shape, np.float32) for name, leaf in planned.items()}
+    return {name: value + 1 if name.endswith("scale") else value for name, value in spread.items()}
+
+
+def forward(model: config.Model, vocab_size: int, parameters: dict, tokens_BT: np.ndarray) -> np.ndarray:
+    """Returns logits_BTV of the full forward pass."""
+    return np.asarray(jax.jit(lambda p, t: Skeleton(model, vocab_size)(p)(t))(parameters, tokens_BT))

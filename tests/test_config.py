@@ -1,0 +1,156 @@
+"""The configuration: strict, typed, and wrong in one line that says what to do."""
+
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import yaml
+
+from makelm import config
+from makelm.errors import UserError
+
+DEFAULT = yaml.safe_load((Path(__file__).parent.parent / "config.yaml").read_text())
+
+
+def changed(path: str, value: object) -> dict:
+    """Returns the default configuration with one dotted key set; `...` as the value removes it."""
+    raw = deepcopy(DEFAULT)
+    *parents, last = path.split(".")
+    place = raw
+    for key in parents:
+        place = place[key]
+    if value is ...:
+        del place[last]
+    else:
+        place[last] = value
+    return raw
+
+
+def refusal(raw: dict) -> str:
+    """Returns the one line with which a configuration is refused."""
+    with pytest.raises(UserError) as caught:
+        config.load(raw)
+    line = str(caught.value)
+    assert "\n" not in line and line.startswith("config: "), line
+    return line
+
+
+def test_the_default_is_valid_and_values_have_their_types():
+    settings = config.load(DEFAULT)
+    assert settings.runs == ["stdlib"]
+    assert isinstance(settings.run["stdlib"].train.optimizer.eps, float)
+    assert isinstance(settings.run["stdlib"].train.steps, int)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "expected"),
+    [
+        ("run.stdlib.train.stepz", 5, "run.stdlib.train: unknown key 'stepz'; did you mean 'steps'?"),
+        ("run.stdlib.batch_size", 5, "run.stdlib: unknown key 'batch_size'; it belongs under train:"),
+        ("run.stdlib.model.zzz", 5, "run.stdlib.model: unknown key 'zzz'; known here: context_length, n_layers"),
+        ("run.stdlib.train.optimizer.epz", 5, "run.stdlib.train.optimizer: unknown key 'epz'; did you mean 'eps'?"),
+        ("corpsu", {}, "unknown key 'corpsu'; did you mean 'corpus'?"),
+        ("corpus.stdlib.shard", 5, "corpus.stdlib: unknown key 'shard'; did you mean 'shards'?"),
+        ("corpus.stdlib.source", "stdlip", "corpus.stdlib.source must be one of stdlib, local, url, huggingface"),
+        ("corpus.stdlib.source", ..., "corpus.stdlib.source must be one of stdlib, local, url, huggingface, got None"),
+        ("run.stdlib.train.steps", ..., "run.stdlib.train.steps is missing"),
+        ("run.stdlib.train.steps", "many", "run.stdlib.train.steps: input should be a valid integer, got 'many'"),
+        ("run.stdlib.train.steps", 1.5, "run.stdlib.train.steps: input should be a valid integer, got 1.5"),
+        ("run.stdlib.train.steps", True, "run.stdlib.train.steps: input should be a valid integer, got True"),
+        ("run.stdlib.train.steps", 0, "run.stdlib.train.steps: input should be greater than or equal to 1, got 0"),
+        ("run.stdlib.train", None, "run.stdlib.train: input should be a valid dictionary"),
+        ("run.stdlib.model.d_head", 63, "run.stdlib.model.d_head: input should be a multiple of 2, got 63"),
+        ("run.stdlib.model.n_kv_heads", 3, "run.stdlib.model: n_heads must be a multiple of n_kv_heads, got 2 and 3"),
+        ("run.stdlib.train.schedule.warmup_steps", 10**6, "schedule.warmup_steps must be less than steps"),
+        ("run.stdlib.evaluate.stride", 10**6, "run.stdlib.evaluate: stride must be at most window"),
+        ("run.stdlib.mesh.data", 0, "run.stdlib.mesh: axes are 1 or more"),
+        ("run.stdlib.corpus", "stdlob", "run.stdlib.corpus: no corpus is called 'stdlob'; did you mean 'stdlib'?"),
+        ("run.stdlib.tokenizer", "zzz", "run.stdlib.tokenizer: no tokenizer is called 'zzz'; there are: stdlib_bpe"),
+        ("runs", ["stdlop"], "runs: no run is called 'stdlop'; did you mean 'stdlib'?"),
+        ("runs", [], "runs: list should have at least 1 item"),
+        ("runs", "stdlib", "runs: input should be a valid list"),
+        ("run", None, "run must be a map of named entries, got None"),
+        ("run.stdlib", None, "run.stdlib must be a map, got None"),
+        ("run.a/b", DEFAULT["run"]["stdlib"], "run.a/b"),
+        ("tokenizer.stdlib_bpe.vocab_size", None, "tokenizer.stdlib_bpe: vocab_size and pattern are for kind: bpe"),
+        ("tokenizer.stdlib_bpe.vocab_size", 256, "tokenizer.stdlib_bpe.vocab_size: input should be greater than"),
+    ],
+)
+def test_what_is_wrong_is_refused_in_one_line_that_names_the_key(path, value, expected):
+    assert expected in refusal(changed(path, value))
+
+
+def test_numbers_as_people_write_them_are_numbers():
+    raw = yaml.safe_load("{small: 1e-3, large: 1e6}")
+    assert raw == {"small": "1e-3", "large": "1e6"}, "YAML 1.1 wants 1.0e-3"
+    settings = config.load(changed("run.stdlib.train.optimizer.eps", raw["small"]))
+    assert settings.run["stdlib"].train.optimizer.eps == 0.001
+    settings = config.load(changed("run.stdlib.train.steps", raw["large"]))
+    assert settings.run["stdlib"].train.steps == 10**6
+
+
+def test_overrides_are_typed_and_checked_like_the_file():
+    settings = config.load({**DEFAULT, "set": "run.stdlib.train.steps=50 run.stdlib.sample.prompts='[\"a b\", c]'"})
+    assert settings.run["stdlib"].train.steps == 50
+    assert settings.run["stdlib"].sample.prompts == ["a b", "c"]
+    assert config.load({**DEFAULT, "set": "runs=[stdlib]"}).runs == ["stdlib"]
+    assert "run.stdlib.train.steps: input should be" in refusal({**DEFAULT, "set": "run.stdlib.train.steps=soon"})
+    assert "did you mean 'steps'" in refusal({**DEFAULT, "set": "run.stdlib.train.step=5"})
+    assert "expected key.key=value" in refusal({**DEFAULT, "set": "run.stdlib.train.steps"})
+    assert "run.stdlib.cores.x: cores is no section" in refusal({**DEFAULT, "set": "run.stdlib.cores.x=5"})
+
+
+def test_the_raw_configuration_is_left_as_it_was():
+    raw = {**deepcopy(DEFAULT), "set": "run.stdlib.train.steps=50"}
+    before = deepcopy(raw)
+    config.load(raw)
+    assert raw == before
+
+
+def with_runs(**runs: dict) -> dict:
+    """Returns the default configuration with more runs."""
+    raw = deepcopy(DEFAULT)
+    raw["run"] |= runs
+    return raw
+
+
+def test_a_run_is_its_base_and_what_it_changes():
+    raw = with_runs(
+        longer={"base": "stdlib", "train": {"steps": 1000}}, wider={"base": "longer", "model": {"d_ff": 512}}
+    )
+    settings = config.load(raw)
+    wider, default = settings.run["wider"], settings.run["stdlib"]
+    assert (wider.train.steps, wider.model.d_ff) == (1000, 512)
+    assert wider.train.optimizer == default.train.optimizer
+
+
+def test_bases_that_go_in_a_circle_or_nowhere_are_refused():
+    assert "base goes in a circle: a -> b -> a" in refusal(with_runs(a={"base": "b"}, b={"base": "a"}))
+    assert "run.a.base: no run is called 'stdlab'; did you mean" in refusal(with_runs(a={"base": "stdlab"}))
+
+
+def test_a_grid_is_one_run_per_point():
+    grid = {"train.seed": [0, 1], "model.d_ff": [128, 256]}
+    settings = config.load({**with_runs(sweep={"base": "stdlib", "grid": grid}), "runs": ["stdlib", "sweep"]})
+    names = [f"sweep-seed={seed}-d_ff={d_ff}" for seed in (0, 1) for d_ff in (128, 256)]
+    assert settings.runs == ["stdlib", *names]
+    assert (settings.run[names[1]].train.seed, settings.run[names[1]].model.d_ff) == (0, 256)
+
+
+@pytest.mark.parametrize("grid", [{}, {"train.seed": 3}, {"train.seed": []}, [1]])
+def test_a_grid_of_another_form_is_refused(grid):
+    assert "run.a.grid must map dotted keys to lists" in refusal(with_runs(a={"base": "stdlib", "grid": grid}))
+
+
+def test_a_grid_over_an_unknown_key_is_refused():
+    assert "unknown key 'sed'" in refusal(with_runs(a={"base": "stdlib", "grid": {"train.sed": [1, 2]}}))
+
+
+def test_keys_are_of_two_kinds():
+    run = config.load(DEFAULT).run["stdlib"]
+    result, execution = config.split_keys(run)
+    assert result["train"]["steps"] == run.train.steps and "log_every" not in result["train"]
+    assert set(execution) == {"cores", "mesh", "train"}
+    assert set(execution["train"]) == {"checkpoint_every", "keep_checkpoints", "log_every"}
+    assert "mesh" not in result and set(execution["mesh"]) == {"data", "fsdp", "tensor"}
+    assert config.merge(result, execution) == run.model_dump()

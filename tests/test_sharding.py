@@ -1,0 +1,63 @@
+"""The mesh, and that no device holds more than its share."""
+
+import jax
+import numpy as np
+import pytest
+from conftest import shape, train
+
+from makelm import config, sharding, training
+from makelm.errors import UserError
+from makelm.model import shapes
+
+
+def mesh_of(data, fsdp, tensor, devices=None):
+    return sharding.make_mesh(config.Mesh(data=data, fsdp=fsdp, tensor=tensor), devices or jax.devices())
+
+
+def test_what_is_left_goes_to_the_axis_with_minus_one():
+    assert dict(mesh_of(2, -1, 2).shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+
+
+@pytest.mark.parametrize("axes", [(3, -1, 1), (2, 2, 1), (16, 1, 1)])
+def test_a_mesh_that_does_not_fit_says_so_in_one_line(axes):
+    with pytest.raises(UserError, match=r"^mesh: data .* does not fit 8 devices"):
+        mesh_of(*axes)
+
+
+def test_every_parameter_has_a_place_in_the_table():
+    for tied in (True, False):
+        for name, leaf in shapes(shape(tie_embeddings=tied), 64).items():
+            assert len(sharding.TABLE[name.rpartition(".")[2]]) == len(leaf.shape), name
+
+
+def test_a_dim_that_does_not_divide_is_named():
+    with pytest.raises(UserError, match=r"mesh.tensor: embedding_VD has a dim of 63, which 2 devices"):
+        sharding.parameter_sharding(mesh_of(1, 4, 2), "embedding_VD", (63, 16))
+
+
+def test_a_batch_that_does_not_divide_is_named():
+    with pytest.raises(UserError, match=r"train.batch_size: 12 rows do not divide over 8 devices"):
+        sharding.check_batch(mesh_of(1, 8, 1), 12)
+
+
+def test_parameters_and_optimizer_state_lie_in_eighths():
+    trainer = training.make_trainer(shape(d_model=64, d_ff=128), train(), 512, mesh_of(1, 8, 1))
+    state = trainer.initial_state()
+    whole = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    own = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
+    assert own <= 1.05 * whole / 8
+
+
+def test_meshes_give_the_same_losses():
+    windows = np.random.default_rng(0).integers(0, 64, (4, 8, 17)).astype(np.int32)
+    losses = []
+    for axes, devices in (((1, 1, 1), jax.devices()[:1]), ((1, 8, 1), None), ((2, 2, 2), None)):
+        trainer = training.make_trainer(shape(), train(), 64, mesh_of(*axes, devices))
+        state = trainer.initial_state()
+        row = []
+        for step in range(4):
+            state, metrics = trainer.step(state, trainer.place(windows[step]), step)
+            row.append(float(metrics["loss"]))
+        losses.append(row)
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
+    np.testing.assert_allclose(losses[2], losses[0], rtol=1e-4)

@@ -1,0 +1,131 @@
+"""Token shards: the bytes of the format, and that nothing short, foreign or mixed is read."""
+
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from makelm import manifest, shards
+from makelm.errors import UserError
+
+
+def write(path: Path, ids: list[int], vocab_size: int = 300) -> Path:
+    with shards.Writer(path, vocab_size) as writer:
+        writer.write(ids)
+    assert writer.count == len(ids)
+    return path
+
+
+def test_the_bytes_are_those_of_llm_c(tmp_path):
+    raw = write(tmp_path / "a.bin", [1, 258, 65535], vocab_size=65536).read_bytes()
+    assert raw == struct.pack("<256i", 20240520, 1, 3, *[0] * 253) + b"\x01\x00\x02\x01\xff\xff"
+    assert raw[:12].hex() == "88d8340101000000" + "03000000"
+
+
+def test_a_larger_vocabulary_takes_four_bytes_a_token(tmp_path):
+    raw = write(tmp_path / "a.bin", [1, 65536], vocab_size=65537).read_bytes()
+    assert raw == struct.pack("<256i", 20240801, 7, 2, *[0] * 253) + b"\x01\0\0\0\0\0\x01\0"
+
+
+@pytest.mark.parametrize("vocab_size", [65536, 65537])
+@pytest.mark.parametrize("ids", [[], [7], list(range(1000))])
+def test_what_is_written_is_read(tmp_path, vocab_size, ids):
+    found = shards.open_shard(write(tmp_path / "a.bin", ids, vocab_size))
+    assert found.tolist() == ids and found.dtype == shards.token_type(vocab_size)
+
+
+def test_tokens_are_mapped_not_loaded(tmp_path):
+    assert isinstance(shards.open_shard(write(tmp_path / "a.bin", [1, 2])), np.memmap)
+
+
+def test_pieces_are_joined(tmp_path):
+    with shards.Writer(tmp_path / "a.bin", 300) as writer:
+        for piece in ([1, 2], [], np.array([3], np.uint32)):
+            writer.write(piece)
+    assert shards.open_shard(tmp_path / "a.bin").tolist() == [1, 2, 3]
+
+
+def test_a_writer_that_fails_leaves_no_whole_shard(tmp_path):
+    with pytest.raises(RuntimeError), shards.Writer(tmp_path / "a.bin", 300) as writer:
+        writer.write([1, 2, 3])
+        raise RuntimeError
+    with pytest.raises(UserError, match="damaged"):
+        shards.open_shard(tmp_path / "a.bin")
+
+
+def test_more_tokens_than_the_header_can_count_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "MAX_TOKENS", 2)
+    with pytest.raises(UserError, match=r"more than 2 tokens; raise corpus\.shards"):
+        write(tmp_path / "a.bin", [1, 2, 3])
+
+
+@pytest.mark.parametrize("change", [-1, -2, 1, 2, 1000])
+def test_another_length_than_the_header_says_is_an_error(tmp_path, change):
+    path = write(tmp_path / "a.bin", [1, 2, 3])
+    raw = path.read_bytes()
+    path.write_bytes(raw[:change] if change < 0 else raw + bytes(change))
+    with pytest.raises(UserError, match=r"a\.bin is damaged: \d+ bytes, but 3 tokens make 1030; .*encode_shard again"):
+        shards.open_shard(path)
+
+
+@pytest.mark.parametrize("raw", [b"", b"x" * 1023, bytes(1024), struct.pack("<256i", 20240520, 2, 0, *[0] * 253)])
+def test_what_is_no_shard_is_an_error(tmp_path, raw):
+    (tmp_path / "a.bin").write_bytes(raw)
+    with pytest.raises(UserError, match=r"a\.bin is no token shard.*encode_shard again"):
+        shards.open_shard(tmp_path / "a.bin")
+
+
+def test_a_missing_shard_is_an_error(tmp_path):
+    with pytest.raises(UserError, match=r"a\.bin is missing; run encode_shard"):
+        shards.open_shard(tmp_path / "a.bin")
+
+
+# ---- folders
+
+
+def make_folder(folder: Path, changes: dict[int, dict] | None = None) -> Path:
+    """Writes two shards as encode_shard would: train ids n and n + 1, one validation id."""
+    for number in range(2):
+        counts = {"documents": 1, "bytes": 10 + number}
+        facts = {"shard": number, "num_shards": 2, "vocab_size": 300, "end_of_text": 299, "tokenizer": "abc"}
+        facts |= {"train": {**counts, "tokens": 2}, "valid": {**counts, "tokens": 1}}
+        facts |= (changes or {}).get(number, {})
+        write(folder / f"train-{number:05d}.bin", [number, number + 1])
+        write(folder / f"valid-{number:05d}.bin", [number])
+        content = manifest.build({"facts": facts}, {})
+        (folder / f"{number:05d}.json").write_text(manifest.canonical(content))
+    return folder
+
+
+def read_input(name: str, path: Path) -> dict:
+    assert name == f"shards/{path.stem}"
+    return manifest.read(path)["content"]
+
+
+def test_a_folder_is_all_its_shards(tmp_path):
+    found = shards.open_folder(make_folder(tmp_path), read_input)
+    assert [ids.tolist() for ids in found.train] == [[0, 1], [1, 2]]
+    assert [ids.tolist() for ids in found.valid] == [[0], [1]]
+    assert (found.vocab_size, found.end_of_text, found.tokenizer) == (300, 299, "abc")
+    assert (found.train_tokens, found.valid_tokens, found.valid_bytes) == (4, 2, 21)
+
+
+def test_validation_is_read_without_training_shards(tmp_path):
+    make_folder(tmp_path)
+    (tmp_path / "train-00000.bin").unlink()
+    assert len(shards.open_folder(tmp_path, read_input).valid) == 2
+
+
+@pytest.mark.parametrize("key", ["tokenizer", "vocab_size", "end_of_text", "num_shards"])
+def test_shards_that_do_not_belong_together_are_an_error_with_both_sides(tmp_path, key):
+    make_folder(tmp_path, {1: {key: 77}})
+    with pytest.raises(UserError, match=rf"shard 00001 has {key} 77, but shard 00000 has (abc|300|299|2);"):
+        shards.open_folder(tmp_path, read_input)
+
+
+def test_a_shard_of_another_count_than_its_manifest_says_is_an_error(tmp_path):
+    make_folder(tmp_path)
+    write(tmp_path / "train-00001.bin", [1, 2, 3])
+    with pytest.raises(UserError, match=r"train-00001\.bin has 3 tokens, its manifest says 2"):
+        _ = shards.open_folder(tmp_path, read_input).train

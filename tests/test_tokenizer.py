@@ -1,0 +1,288 @@
+"""Tokenizers: lossless, deterministic, equal in tiktoken and `tokenizers`, never making a special token of a text."""
+
+import hashlib
+import json
+import os
+import sys
+import sysconfig
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiktoken
+import tokenizers
+import yaml
+from tiktoken.load import load_tiktoken_bpe
+
+from makelm import config, corpus, tokenizer, tokenizer_export, vocabulary
+from makelm.errors import UserError
+from makelm.tokenizer import END_OF_TEXT, Tokenizer
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PATTERN = yaml.safe_load((REPOSITORY / "config.yaml").read_text())["tokenizer"]["stdlib_bpe"]["pattern"]
+TEXTS = [
+    "def f(x):\n    return x + 1\n",
+    "we've seen the cat; the cat's hat isn't ours\n" * 3,
+    "naïve 日本語 12345 \t\r\n",
+]
+ADVERSARIAL = [
+    "",
+    " ",
+    "\n",
+    "\r\n\r\n",
+    "\0",
+    END_OF_TEXT,
+    f"a{END_OF_TEXT}{END_OF_TEXT}b",
+    "<|endof",
+    "it's IT'S I'Ve 'ſ we'RE 'll'LL",
+    "a" * 3000,
+    " " * 3000 + "x",
+    "\n" * 3000,
+    "^" * 3000,
+    "1234567890" * 30,
+    "e\u0301 \u00a0\u2003x\u3000\u200b\ufeff\u2028\x85\x0b\x1c",
+    "👩‍👩‍👧‍👦🏳️‍🌈",
+    "\U0010ffff\ue000\ufffe\uffff",
+    "مرحبا שלום ไทย हिन्दी 한국어",
+]
+
+
+def settings(kind: str = "bpe", vocab_size: int | None = 300, pattern: str | None = PATTERN, end_of_text: bool = True):
+    if kind != "bpe":
+        vocab_size = pattern = None
+    return config.Tokenizer(kind=kind, corpus="any", vocab_size=vocab_size, pattern=pattern, end_of_text=end_of_text)
+
+
+@pytest.fixture(scope="module", params=["bpe", "byte", "char"])
+def trained(request) -> Tokenizer:
+    return vocabulary.train(settings(request.param), [*TEXTS, *ADVERSARIAL])
+
+
+@pytest.fixture(scope="module")
+def stdlib() -> list[str]:
+    return [document.text for document in corpus.stdlib(Path(sysconfig.get_path("stdlib"))).documents]
+
+
+def hugging_face(made: Tokenizer) -> tokenizers.Tokenizer:
+    """Returns the tokenizer in the exported files; text in it is text, as it is for ours."""
+    files = tokenizer_export.hugging_face_files(made)
+    found = tokenizers.Tokenizer.from_str(json.dumps(files["tokenizer.json"]))
+    found.encode_special_tokens = True
+    return found
+
+
+# ---- text -> ids -> text
+
+
+@pytest.mark.parametrize("text", [*TEXTS, *ADVERSARIAL])
+def test_decoding_gives_the_text_back(trained, text):
+    ids = trained.encode(text)
+    assert trained.decode(ids) == text
+    assert b"".join(trained.token_bytes(token) for token in ids) == text.encode()
+    assert all(0 <= token < len(trained.ranks) for token in ids)
+
+
+def test_every_plane_of_unicode_comes_back():
+    made = [vocabulary.train(settings(kind), TEXTS) for kind in ("bpe", "byte")]
+    for plane in range(17):
+        text = "".join(map(chr, range(plane << 16, (plane + 1) << 16, 7)))
+        text = "".join(character for character in text if unicodedata.category(character) != "Cs")
+        assert all(one.decode(one.encode(text)) == text for one in made), plane
+
+
+def test_the_end_of_text_is_the_last_id_and_no_text_becomes_it(trained):
+    assert trained.end_of_text == trained.vocab_size - 1 == len(trained.ranks)
+    assert trained.end_of_text not in trained.encode(f"a{END_OF_TEXT}b")
+    assert trained.decode([*trained.encode("ab"), trained.end_of_text]) == "ab"
+
+
+def test_without_end_of_text_the_vocabulary_is_one_smaller():
+    made = vocabulary.train(settings("byte", end_of_text=False), TEXTS)
+    assert (made.vocab_size, made.end_of_text, made.special_tokens) == (256, None, {})
+
+
+def test_half_a_character_is_shown_as_a_replacement_sign():
+    made = vocabulary.train(settings("byte"), TEXTS)
+    assert made.decode([0xC3, 0x41]) == "\ufffdA"
+
+
+def test_documents_are_encoded_alike_on_any_number_of_cores(trained):
+    one, many = (trained.encode_documents(TEXTS, cores) for cores in (1, 4))
+    assert all(np.array_equal(left, right) for left, right in zip(one, many, strict=True))
+    assert [ids.tolist() for ids in one] == [trained.encode(text) for text in TEXTS]
+
+
+def test_bytes_are_their_own_ids():
+    assert vocabulary.train(settings("byte"), TEXTS).encode("aé\0") == [0x61, 0xC3, 0xA9, 0]
+
+
+def test_characters_are_numbered_in_their_order_as_nanogpt_does():
+    made = vocabulary.train(settings("char", end_of_text=False), ["cab\n", "éa"])
+    assert made.vocab_size == 5 and made.encode("\nabcé") == [0, 1, 2, 3, 4]
+
+
+def test_the_characters_of_tiny_shakespeare_are_nanogpts():
+    path = Path(os.environ.get("MAKELM_TEST_SHAKESPEARE", REPOSITORY.parent / "shared/data/tinyshakespeare.txt"))
+    if not path.exists():
+        pytest.skip("tiny shakespeare is not here; MAKELM_TEST_SHAKESPEARE can name it")
+    text = path.read_text(encoding="utf-8")
+    made = vocabulary.train(settings("char", end_of_text=False), [text[:1_003_854]])
+    assert made.vocab_size == 65
+    assert [len(made.encode(part)) for part in (text[:1_003_854], text[1_003_854:])] == [1_003_854, 111_540]
+    assert made.encode("hii there") == [46, 47, 47, 1, 58, 46, 43, 56, 43]  # as in Karpathy's lecture
+
+
+def test_an_unknown_character_is_an_error_that_names_it():
+    made = vocabulary.train(settings("char"), ["abc"])
+    with pytest.raises(UserError, match=r"no character 'é' \(U\+00E9\)"):
+        made.encode("abéz")
+
+
+# ---- training
+
+
+def test_training_is_deterministic_whatever_the_order_of_equal_counts():
+    first, second = (vocabulary.train(settings(), TEXTS) for _ in range(2))
+    assert first.ranks == second.ranks and first.digest == second.digest
+    assert list(first.ranks) != [] and first.vocab_size == 300
+
+
+def test_a_vocabulary_larger_than_the_corpus_supports_is_refused_with_the_number():
+    with pytest.raises(UserError, match=r"tokenizer\.vocab_size: the training documents support (\d+) tokens") as error:
+        vocabulary.train(settings(vocab_size=5000), TEXTS)
+    most = int(str(error.value).split("support ")[1].split(" ")[0])
+    assert vocabulary.train(settings(vocab_size=most), TEXTS).vocab_size == most
+    with pytest.raises(UserError):
+        vocabulary.train(settings(vocab_size=most + 1), TEXTS)
+
+
+def test_a_pattern_that_is_none_is_refused():
+    with pytest.raises(UserError, match=r"tokenizer\.pattern: "):
+        vocabulary.train(settings(pattern=r"\p{L}+|("), TEXTS)
+    with pytest.raises(UserError, match=r"tokenizer\.pattern: "):  # Oniguruma knows \h, Rust does not
+        vocabulary.train(settings(pattern=r"\p{Nonsense}|\h"), TEXTS)
+
+
+def test_a_pattern_that_leaves_text_out_is_refused():
+    made = vocabulary.train(settings(vocab_size=260, pattern=r"\p{L}+"), TEXTS)
+    with pytest.raises(
+        UserError, match=r"tokenizer\.pattern: it does not match all of the text that begins with 'two words'"
+    ):
+        made.encode("two words")
+
+
+def test_very_long_runs_are_learned_from_and_encoded_in_time():
+    run = "".join(chr(97 + number * number % 26) for number in range(200_000))
+    made = vocabulary.train(settings(), [run, " " * 200_000, *TEXTS])
+    assert made.decode(made.encode(run)) == run
+
+
+def test_a_run_too_long_for_the_pattern_is_an_error_that_shows_the_text():
+    made = vocabulary.train(settings(), TEXTS)
+    with pytest.raises(UserError, match=r"tokenizer\.pattern: it cannot cut the text that begins with 'start {10}"):
+        made.encode("start" + " " * 2_000_000)
+
+
+def test_no_token_crosses_the_pieces_of_the_pattern():
+    made = vocabulary.train(settings(vocab_size=267), ["the cat the cat the cat 1234567"] * 9)
+    assert not any(b" " in token[1:] for token in made.ranks)
+    assert max(len(token) for token in made.ranks if token.isdigit()) == 3
+
+
+# ---- the two libraries
+
+
+@pytest.mark.parametrize("text", [*TEXTS, *ADVERSARIAL])
+def test_the_exported_tokenizer_agrees_id_for_id(trained, text):
+    theirs = hugging_face(trained)
+    assert theirs.encode(text).ids == trained.encode(text)
+    assert theirs.decode(trained.encode(text)) == text
+
+
+def test_both_libraries_agree_id_for_id_on_the_whole_standard_library(stdlib):
+    made = vocabulary.train(settings(vocab_size=2048), stdlib)
+    theirs = hugging_face(made)
+    ours = made.encode_documents(stdlib, 2)
+    for start in range(0, len(stdlib), 50):
+        for mine, other in zip(ours[start:], theirs.encode_batch_fast(stdlib[start : start + 50]), strict=False):
+            assert mine.tolist() == other.ids
+    assert sum(map(len, ours)) > 2_000_000
+
+
+def test_the_exported_tokenizer_knows_the_end_of_text(trained):
+    theirs = hugging_face(trained)
+    assert theirs.token_to_id(END_OF_TEXT) == trained.end_of_text
+    assert theirs.get_vocab_size() == trained.vocab_size
+    theirs.encode_special_tokens = False  # the default of the library: its users write it out
+    assert theirs.encode(END_OF_TEXT).ids == [trained.end_of_text]
+    plain = vocabulary.train(settings("byte", end_of_text=False), TEXTS)
+    assert "eos_token" not in tokenizer_export.hugging_face_files(plain)["tokenizer_config.json"]
+
+
+def test_every_character_is_cut_alike():
+    made = vocabulary.train(settings(), TEXTS)
+    theirs = hugging_face(made)
+    known = [chr(code) for code in range(sys.maxunicode + 1) if unicodedata.category(chr(code)) not in ("Cn", "Cs")]
+    for start in range(0, len(known), 100):
+        text = "".join(f"a{character}1{character}b {character}\n" for character in known[start : start + 100])
+        assert theirs.encode_batch_fast([text])[0].ids == made.encode(text), text
+
+
+# ---- the files
+
+
+def test_a_tokenizer_is_read_back_as_it_was_saved(trained, tmp_path):
+    trained.save(tmp_path)
+    found = tokenizer.load(tmp_path)
+    assert found == trained and found.digest == trained.digest
+    metadata = json.loads((tmp_path / "metadata.json").read_text())
+    assert metadata == {
+        "kind": trained.kind,
+        "pattern": trained.pattern,
+        "special_tokens": {END_OF_TEXT: trained.vocab_size - 1},
+        "vocab_size": trained.vocab_size,
+        "digest": trained.digest,
+    }
+
+
+def test_tiktoken_reads_the_file_itself(trained, tmp_path, monkeypatch):
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", "")
+    trained.save(tmp_path)
+    ranks = load_tiktoken_bpe(str(tmp_path / "tokenizer.tiktoken"))
+    theirs = tiktoken.Encoding("x", pat_str=trained.pattern, mergeable_ranks=ranks, special_tokens={})
+    assert theirs.encode_ordinary(TEXTS[1]) == trained.encode(TEXTS[1])
+
+
+def test_the_digest_covers_ranks_pattern_and_special_tokens():
+    made = [
+        vocabulary.train(settings(), TEXTS),
+        vocabulary.train(settings(vocab_size=299), TEXTS),
+        vocabulary.train(settings(vocab_size=299, end_of_text=False), TEXTS),
+        vocabulary.train(settings(pattern=rf"{PATTERN}|z"), TEXTS),
+    ]
+    assert len({one.digest for one in made}) == 4
+
+
+def test_a_damaged_or_missing_file_is_an_error(tmp_path):
+    with pytest.raises(UserError, match=r"metadata\.json is missing; run train_tokenizer"):
+        tokenizer.load(tmp_path)
+    vocabulary.train(settings(), TEXTS).save(tmp_path)
+    path = tmp_path / "tokenizer.tiktoken"
+    whole = path.read_bytes()
+    for broken in (whole[:-1][: whole.rindex(b"\n", 0, -1) + 1], whole.replace(b"IQ==", b"Ig=="), b"!" + whole, b""):
+        path.write_bytes(broken)
+        with pytest.raises(UserError, match="damaged tokenizer"):
+            tokenizer.load(tmp_path)
+    path.write_bytes(whole)
+    metadata = tmp_path / "metadata.json"
+    metadata.write_text(metadata.read_text().replace('"bpe"', '"bpe', 1))
+    with pytest.raises(UserError, match="damaged tokenizer"):
+        tokenizer.load(tmp_path)
+
+
+def test_the_digest_is_the_one_that_is_written_down(tmp_path):
+    made = vocabulary.train(settings("byte"), TEXTS)
+    made.save(tmp_path)
+    rest = b'["(?s).",{"<|endoftext|>":256}]'
+    assert made.digest == hashlib.sha256((tmp_path / "tokenizer.tiktoken").read_bytes() + rest).hexdigest()

@@ -1,0 +1,142 @@
+"""Stage train_model as a program: resume to the last bit, identities, one line for what a user can cause."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import SHAPE, TRAIN
+
+from makelm import config, manifest, shards
+
+SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "train_model.py"
+FAST = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+STEPS = 600
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A folder of two token shards with a vocabulary of 64 and end-of-text 63."""
+    folder = tmp_path_factory.mktemp("shards")
+    for number in range(2):
+        facts = {"shard": number, "num_shards": 2, "vocab_size": 64, "end_of_text": 63, "tokenizer": "abc"}
+        for part, count in (("train", 3000), ("valid", 300)):
+            ids = np.random.default_rng(number).integers(0, 64, count)
+            with shards.Writer(folder / f"{part}-{number:05d}.bin", 64) as writer:
+                writer.write(ids)
+            facts[part] = {"documents": 1, "bytes": 2 * count, "tokens": count}
+        content = {"stage": "encode_shard", "facts": facts, "files": {}}
+        (folder / f"{number:05d}.json").write_text(json.dumps(manifest.build(content, {})))
+    return folder
+
+
+def command(data, out, changes=None, *more):
+    keys = config.merge(TRAIN, {"steps": STEPS, "checkpoint_every": 50, "validate_every": 300} | (changes or {}))
+    raw = {"locked": {}, "model": SHAPE, "mesh": {"data": 1, "fsdp": -1, "tensor": 1}, "train": keys}
+    words = ["--config", json.dumps(raw), "--shards", data, "--out", out, "--cores", "2", *more]
+    return [sys.executable, SCRIPT, *map(str, words)]
+
+
+def train(data, out, changes=None, *more):
+    environment = os.environ | {"XLA_FLAGS": FAST}
+    return subprocess.run(command(data, out, changes, *more), env=environment, text=True, capture_output=True)
+
+
+def start_and_stop(data, out, number):
+    """Starts the stage, sends a signal once a checkpoint is whole, and returns (exit code, stderr)."""
+    environment = os.environ | {"XLA_FLAGS": FAST}
+    pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE}
+    process = subprocess.Popen(command(data, out), env=environment, text=True, **pipes)
+    while process.poll() is None and not list(out.glob("checkpoints/*/[0-9]*/commit_success.txt")):
+        time.sleep(0.01)
+    process.send_signal(number)
+    return process.wait(60), process.communicate()[1]
+
+
+def made(out):
+    """Returns the bytes of all that a trained run is, without its measured times."""
+    names = ("weights/model.safetensors", "metrics.jsonl", "summary.json")
+    content = json.loads((out / "manifest.json").read_text())["content"]
+    return [(out / name).read_bytes() for name in names], content
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run")
+    done = train(data, out)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def test_metrics_have_every_step_once_and_the_loss_falls(undisturbed):
+    rows = [json.loads(line) for line in (undisturbed / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
+    assert [row["step"] for row in rows if "validation_loss" in row] == [300, 600]
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert not list(undisturbed.glob(".partial*"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_an_interrupted_run_ends_as_if_nothing_had_happened(data, undisturbed, tmp_path, number):
+    code, stderr = start_and_stop(data, tmp_path, number)
+    if number == signal.SIGTERM:
+        assert code == 75
+        assert "is saved, the same command goes on from there" in stderr
+    else:
+        assert code == -signal.SIGKILL
+    assert not (tmp_path / "manifest.json").exists()
+    again = train(data, tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "from step 0," not in again.stdout
+    assert made(tmp_path) == made(undisturbed)
+
+
+def test_another_learning_rate_is_another_identity_and_the_old_one_is_kept(data, undisturbed, tmp_path):
+    start_and_stop(data, tmp_path, signal.SIGKILL)
+    other = train(data, tmp_path, {"seed": 1})
+    assert other.returncode == 0, other.stderr
+    assert "this is a new identity" in other.stdout and "from step 0," in other.stdout
+    back = train(data, tmp_path)
+    assert "from step 0," not in back.stdout
+    assert made(tmp_path) == made(undisturbed)
+
+
+def test_execution_keys_are_no_part_of_the_identity_nor_of_the_result(data, undisturbed, tmp_path):
+    changed = train(data, tmp_path, {"log_every": 7, "checkpoint_every": 130, "keep_checkpoints": 1})
+    assert changed.returncode == 0, changed.stderr
+    assert made(tmp_path) == made(undisturbed)
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"batch_size": 0}, "train.batch_size: input should be greater than or equal to 1, got 0"),
+        ({"stepz": 3}, "unknown key 'stepz'; did you mean 'steps'?"),
+        (
+            {"optimizer": {"learning_rates": {"matrices": 1e9, "embedding": 1e9, "head": 1e9, "norms": 1e9}}},
+            "the loss is nan",
+        ),
+    ],
+)
+def test_what_a_user_can_cause_is_one_line_and_exit_2(data, tmp_path, changes, line):
+    done = train(data, tmp_path, changes)
+    assert done.returncode == 2
+    assert line in done.stderr and "Traceback" not in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "manifest.json").exists()
+
+
+def test_a_truncated_shard_is_named(data, tmp_path):
+    copy = tmp_path / "shards"
+    copy.mkdir()
+    for path in data.iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    (copy / "train-00001.bin").write_bytes((data / "train-00001.bin").read_bytes()[:-2])
+    done = train(copy, tmp_path / "out")
+    assert done.returncode == 2
+    assert "train-00001.bin is damaged" in done.stderr

@@ -1,0 +1,35 @@
+"""Weights files: equal bytes for equal weights, self-describing, refused when damaged or of another tokenizer."""
+
+import numpy as np
+import pytest
+from conftest import random_parameters, shape
+
+from makelm import weights
+from makelm.errors import UserError
+
+MADE = weights.Weights(shape(), 30, 29, "abc", random_parameters(shape(), 30))
+
+
+def test_round_trip_and_equal_bytes(tmp_path):
+    for name in ("a", "b"):
+        weights.save(MADE, tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    found = weights.load(tmp_path / "a")
+    assert (found.model, found.vocab_size, found.end_of_text, found.tokenizer) == (shape(), 30, 29, "abc")
+    for name, value in MADE.parameters.items():
+        np.testing.assert_array_equal(found.parameters[name], value)
+
+
+def test_damage_and_absence_are_one_line(tmp_path):
+    path = tmp_path / "model.safetensors"
+    with pytest.raises(UserError, match="is missing; run train_model"):
+        weights.load(path)
+    weights.save(MADE, path)
+    path.write_bytes(path.read_bytes()[:-7])
+    with pytest.raises(UserError, match="is damaged"):
+        weights.load(path)
+
+
+def test_another_tokenizer_is_refused_with_both_names():
+    with pytest.raises(UserError, match="tokenizer abc, but here is xyz"):
+        weights.check_tokenizer(MADE, "xyz", "here")
