@@ -5,6 +5,7 @@ Writes train-<shard>.jsonl.zst, valid-<shard>.jsonl.zst and manifest.json, with 
 """
 
 import argparse
+import itertools
 import platform
 
 from makelm import baselines, cli, corpus, documents
@@ -51,7 +52,7 @@ def write_shards(job: cli.Job, source: corpus.Source) -> tuple[dict, bytes]:
         documents.PartWriter(job.staging, "valid", settings.shards) as valid,
         job.progress.track(source.bytes, "B") as bar,
     ):
-        for document in source.documents:
+        for document in itertools.islice(source.documents, settings.max_documents):
             bar.advance(len(document.text.encode()))
             for part, piece in corpus.divide(document, settings):
                 if part == "train":

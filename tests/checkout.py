@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-TINY = ("--configfile", "workflow/presets/tiny.yaml")
+TINY = "workflow/presets/tiny.yaml"
 # the first slows each start of Python; the others are for the tests' own process
 NOT_INHERITED = ("PYTHONDONTWRITEBYTECODE", "XLA_FLAGS", "JAX_NUMPY_RANK_PROMOTION")
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in NOT_INHERITED}
@@ -32,7 +32,7 @@ class Checkout:
 
     def make_command(self, *arguments: str) -> list[str]:
         """Returns the command that `make ARGS=...` runs."""
-        return [sys.executable, "scripts/run_workflow.py", "--cores", "2", *TINY, *arguments]
+        return [sys.executable, "scripts/run_workflow.py", "--cores", "2", *arguments, "--configfile", TINY]
 
     def make(self, *arguments: str) -> subprocess.CompletedProcess:
         """Does what `make ARGS=...` does."""
@@ -50,9 +50,12 @@ class Checkout:
             process_group=0,
         )
 
-    def planned(self, *arguments: str) -> list[str]:
-        """Returns what a dry run plans: 'rule wildcard=value, ...' for each job but `all`."""
-        dry = self.python("-m", "snakemake", "--dry-run", "--cores", "2", *TINY, *arguments)
+    def planned(self, *arguments: str, more: tuple[str, ...] = ()) -> list[str]:
+        """Returns what a dry run plans: 'rule wildcard=value, ...' for each job but `all`.
+
+        `more` are configuration files to be laid over the tiny preset.
+        """
+        dry = self.python("-m", "snakemake", "-n", "--cores", "2", *arguments, "--configfile", TINY, *more)
         text = dry.stdout + dry.stderr
         assert dry.returncode == 0, text
         jobs = []
@@ -98,9 +101,16 @@ def checkout(tmp_path) -> Checkout:
     return copy_checkout(tmp_path)
 
 
+@pytest.fixture
+def scratch(built, tmp_path) -> Checkout:
+    """A copy of the built checkout, to be done with as one likes."""
+    shutil.copytree(built.folder, tmp_path / "scratch", symlinks=True)
+    return Checkout(tmp_path / "scratch")
+
+
 @pytest.fixture(scope="session")
 def built(tmp_path_factory) -> Checkout:
-    """A copy of this checkout with the tiny preset built. Who changes something there puts it back."""
+    """A copy of this checkout with the tiny preset built. Who changes it puts it back."""
     copy = copy_checkout(tmp_path_factory.mktemp("built"))
     made = copy.make()
     assert made.returncode == 0, made.stdout + made.stderr

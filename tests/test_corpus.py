@@ -34,7 +34,7 @@ def shakespeare() -> Path:
 
 
 def split(kind: str = "hash", fraction: float = 0.5) -> config.Split:
-    return config.Split(shards=1, split=kind, valid_fraction=fraction)
+    return config.Split(max_documents=None, shards=1, split=kind, valid_fraction=fraction)
 
 
 def local(*paths: Path, text_key: str = "text") -> corpus.Source:
@@ -174,7 +174,14 @@ def test_bad_paths_are_named(tmp_path):
 
 def test_only_the_corpora_of_the_runs_must_exist(tmp_path, monkeypatch):
     raw = config.yaml.safe_load((REPOSITORY / "config.yaml").read_text())
-    part = {"source": "local", "text_key": "text", "shards": 1, "split": "hash", "valid_fraction": 0.1}
+    part = {
+        "source": "local",
+        "text_key": "text",
+        "shards": 1,
+        "max_documents": None,
+        "split": "hash",
+        "valid_fraction": 0.1,
+    }
     raw["corpus"]["mine"] = {"paths": [str(tmp_path / "mine")], **part}
     assert corpus.source_files(config.load(raw)) == {"mine": []}
     raw["run"]["stdlib"]["corpus"] = "mine"

@@ -22,7 +22,7 @@ BPE = {"kind": "bpe", "corpus": "mine", "vocab_size": 270, "pattern": r"\s+|\S+"
 
 def corpus_keys(*paths: Path, **change: object) -> dict:
     part = {"source": "local", "paths": [str(path) for path in paths], "text_key": "text"}
-    part |= {"shards": 2, "split": "tail", "valid_fraction": 0.25, **change}
+    part |= {"shards": 2, "max_documents": None, "split": "tail", "valid_fraction": 0.25, **change}
     return {"corpus": {key: value for key, value in part.items() if value is not None}, "python": None}
 
 
@@ -177,7 +177,10 @@ def test_bad_sources_are_refused_in_one_line(tmp_path):
         assert expected in refuse("download_corpus", corpus_keys(Path(name)), tmp_path, out)
     keys = corpus_keys(Path("one.txt"), split="hash")
     assert "set split: tail" in refuse("download_corpus", keys, tmp_path, out)
-    python = {"corpus": {"source": "stdlib", "shards": 1, "split": "hash", "valid_fraction": 0.1}, "python": "2.7.18"}
+    python = {
+        "corpus": {"source": "stdlib", "shards": 1, "max_documents": None, "split": "hash", "valid_fraction": 0.1},
+        "python": "2.7.18",
+    }
     assert f"2.7.18, but this is Python {platform.python_version()}" in refuse("download_corpus", python, tmp_path, out)
 
 

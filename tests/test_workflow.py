@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import psutil
 import pytest
-from checkout import TINY, Checkout
+from checkout import Checkout
 
 TRAINED = {"train_model", "sample_model", "evaluate_model", "export_model", "write_report"}
 PLANNED = {"plan_run", *TRAINED}
@@ -30,7 +30,7 @@ KEYS = {
     "run.tiny.evaluate.stride=16": {"evaluate_model", "write_report"},
     "run.tiny.export.dtype=bfloat16": {"export_model", "write_report"},
     "tokenizer.tiny_bpe.vocab_size=600": TOKENIZED,
-    "corpus.stdlib.valid_fraction=0.06": ALL,
+    "corpus.tiny.valid_fraction=0.1": ALL,
 }
 
 # file, what is replaced in it, by what -> what reruns
@@ -74,7 +74,7 @@ def test_a_new_file_time_without_new_bytes_reruns_nothing(built):
 def test_a_new_run_reruns_its_own_stages_and_the_report(built):
     preset = "run:\n  second: {base: tiny, train: {seed: 1}}\nruns: [tiny, second]\n"
     (built.folder / "second.yaml").write_text(preset)
-    jobs = built.planned("--configfile", TINY[1], "second.yaml")
+    jobs = built.planned(more=("second.yaml",))
     (built.folder / "second.yaml").unlink()
     assert set(jobs) == {f"{stage} run=second" for stage in PLANNED - {"write_report"}} | {"write_report"}
 
@@ -113,26 +113,40 @@ def test_a_second_make_has_nothing_to_do(built):
         (("--nonsense",), "unrecognized arguments: --nonsense"),
     ],
 )
-def test_what_is_wrong_before_any_stage_starts_is_one_line(built, arguments, line):
+def test_a_wrong_argument_or_key_is_one_line(built, arguments, line):
     done = built.make(*arguments)
     assert done.returncode == 2 and done.stdout == ""
     assert line in done.stderr and done.stderr.count("\n") == 1
 
 
-def test_a_stage_that_fails_says_why_and_where_its_log_is(built):
-    program, first_line = "scripts/sample_model.py", r"(?m)^def sample_model\(.*\n.*\n"
-    with built.edited(program, first_line, "\\g<0>    raise UserError('choose other prompts')\n"):
+@pytest.mark.parametrize(
+    ("slip", "line"),
+    [
+        ("import nothing_of_that_name", "imports nothing_of_that_name, which uv.lock does not have; add it to"),
+        ("def broken(:", "scripts/makelm/model.py, line 1: invalid syntax"),
+    ],
+)
+def test_code_that_cannot_run_is_one_line(built, slip, line):
+    with built.edited("scripts/makelm/model.py", "^", f"{slip}\n"):
         done = built.make()
+    assert done.returncode == 2 and done.stdout == ""
+    assert line in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_stage_that_fails_says_why_and_where_its_log_is(scratch):
+    program, first_line = "scripts/sample_model.py", r"(?m)^def sample_model\(.*\n.*\n"
+    with scratch.edited(program, first_line, "\\g<0>    raise UserError('choose other prompts')\n"):
+        done = scratch.make()
     assert done.returncode == 2
     assert done.stderr == "sample_model tiny: choose other prompts\n  log: logs/sample_model/tiny.log\n"
 
 
-def test_a_stage_that_cannot_start_shows_why(built):
-    with built.edited("scripts/sample_model.py", r"(?m)^import ", "import nothing_of_that_name\n\\g<0>"):
-        done = built.make("--config", "set=run.tiny.sample.seed=1")
-    assert done.returncode != 0
-    assert "nothing_of_that_name" in done.stderr
-    assert built.make().returncode == 0
+def test_a_stage_that_cannot_start_shows_why(scratch):
+    with scratch.edited("scripts/sample_model.py", r"(?m)^import ", "raise SystemError('at once')\n\\g<0>"):
+        done = scratch.make()
+    assert done.returncode == 1
+    assert done.stderr.startswith("sample_model did not start:\nTraceback")
+    assert done.stderr.endswith("SystemError: at once\n")
 
 
 # ---- what make survives
@@ -158,50 +172,64 @@ def working_in(checkout: Checkout, word: str) -> list[psutil.Process]:
     return found
 
 
+TRAINING = "results/train_model/tiny/manifest.json"
+
+
 @pytest.fixture
-def training(built):
+def training(scratch):
     """`make` on a long training, once a checkpoint of it is there; ends what is left of it."""
-    longer = ("--config", "set=run.tiny.train.steps=1000000")
-    folder = built.results / "train_model/tiny/checkpoints"
+    folder = scratch.results / "train_model/tiny/checkpoints"
     known = set(folder.glob("*/*/_CHECKPOINT_METADATA"))
-    process = built.start_make(*longer)
+    process = scratch.start_make(TRAINING, "--config", "set=run.tiny.train.steps=1000000")
     wait(lambda: set(folder.glob("*/*/_CHECKPOINT_METADATA")) - known, 120)
     yield process
-    for left in working_in(built, "scripts/"):
+    for left in working_in(scratch, "scripts/"):
         left.kill()
     process.communicate()
 
 
-def test_ctrl_c_saves_and_leaves_no_process(built, training):
+def test_ctrl_c_saves_and_leaves_no_process(scratch, training):
     os.killpg(training.pid, signal.SIGINT)
     output, errors = training.communicate(timeout=60)
     assert training.returncode == 75, output + errors
     assert "stopping; stages save what they have" in output
     assert errors == "interrupted; run make again to go on\n"
-    assert working_in(built, "scripts/") == []
-    assert not any((built.folder / ".snakemake/locks").iterdir())
-    assert built.make().returncode == 0
+    assert working_in(scratch, "scripts/") == []
+    assert not any((scratch.folder / ".snakemake").glob("locks/*"))
 
 
 @pytest.mark.parametrize("victim", ["snakemake", "train_model.py", "scripts/"])
-def test_after_a_kill_9_the_next_make_simply_works(built, training, victim):
-    victims = working_in(built, victim)
+def test_after_a_kill_9_the_next_make_simply_works(scratch, training, victim):
+    victims = working_in(scratch, victim)
     assert victims
     for process in victims:
         process.kill()
-    done = built.make()
+    done = scratch.make(TRAINING)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert working_in(built, "scripts/") == []
+    assert "wrote results/train_model/tiny" in done.stdout
+    assert working_in(scratch, "scripts/") == []
 
 
-def test_when_make_is_killed_the_next_one_waits_for_its_snakemake(built, training):
+def test_when_make_is_killed_the_next_one_waits_for_its_snakemake(scratch, training):
     training.kill()
-    second = built.start_make()
+    second = scratch.start_make(TRAINING)
     try:
         assert "waiting for Snakemake (process " in second.stdout.readline()
-        for process in working_in(built, "train_model.py"):
+        for process in working_in(scratch, "train_model.py"):
             process.terminate()  # it would go on for hours
-        output, errors = second.communicate(timeout=300)
+        output, errors = second.communicate(timeout=120)
     finally:
         second.kill()
     assert second.returncode == 0, output + errors
+
+
+def test_a_learning_rate_that_changes_and_changes_back_resumes_its_own_training(scratch, training):
+    os.killpg(training.pid, signal.SIGINT)
+    training.communicate(timeout=60)
+    changed = "set=run.tiny.train.optimizer.learning_rates.matrices=3e-2"
+    other = scratch.make(TRAINING, "--config", changed)
+    assert other.returncode == 0 and "from step 0, identity" in other.stdout
+    folders = {path.name for path in (scratch.results / "train_model/tiny/checkpoints").iterdir()}
+    assert len(folders) == 3, "of the built run, of the interrupted one and of this one"
+    back = scratch.make(TRAINING)
+    assert back.returncode == 0 and "from step 30, identity" in back.stdout

@@ -15,6 +15,8 @@ from pathlib import Path
 
 from packaging.markers import Marker
 
+from makelm.errors import UserError
+
 SCRIPTS = Path(__file__).resolve().parent.parent
 
 # Left out of every closure: they frame a stage and decide nothing of its content (no defaults, no data, no model).
@@ -47,7 +49,11 @@ class Closure:
 def imports(path: Path) -> set[str]:
     """Returns the dotted names a Python file imports, anywhere in it; `from a import b` counts as a and a.b."""
     names = set()
-    for node in ast.walk(ast.parse(path.read_bytes())):
+    try:
+        tree = ast.parse(path.read_bytes())
+    except SyntaxError as error:
+        raise UserError(f"{path}, line {error.lineno}: {error.msg}") from None
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):

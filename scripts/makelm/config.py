@@ -91,8 +91,9 @@ def did_you_mean(word: str, words: Any) -> str:
 
 
 class Split(Section):
-    """How documents are divided into train and validation."""
+    """How many documents are taken, and how they are divided into train and validation."""
 
+    max_documents: Count | None
     shards: Count
     split: Literal["hash", "tail"]
     valid_fraction: Annotated[Float, Field(gt=0, lt=1)]

@@ -1,6 +1,7 @@
 """Optimizers and learning-rate schedules, put together from Optax by kind of parameter.
 
-AdamW: Loshchilov & Hutter 2019. Muon: Jordan et al. 2024 (its matrices' update is orthogonalised momentum).
+AdamW: Loshchilov & Hutter 2019. Muon: Jordan et al. 2024, a matrix's update is its momentum made orthogonal, here with
+the coefficients of Polar Express (Amsel et al. 2025); twice as fast on a CPU as Optax's own, which is otherwise alike.
 
 D model, N heads, K key/value heads, H head dim, F hidden, V vocabulary
 """
@@ -11,21 +12,27 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
-from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
 from makelm import config
 
 # A parameter's name ends in -> its kind, and for a matrix which dims it takes in and gives out.
 KINDS = {"embedding_VD": "embedding", "unembedding_VD": "head", "scale": "norms"}
+# The dims of a matrix that it takes in come first; how many they are.
 MATRICES = {
-    "query_DNH": MuonDimensionNumbers(0, (1, 2)),
-    "key_DKH": MuonDimensionNumbers(0, (1, 2)),
-    "value_DKH": MuonDimensionNumbers(0, (1, 2)),
-    "output_NHD": MuonDimensionNumbers((0, 1), 2),
-    "gate_DF": MuonDimensionNumbers(0, 1),
-    "up_DF": MuonDimensionNumbers(0, 1),
-    "down_FD": MuonDimensionNumbers(0, 1),
+    "query_DNH": 1,
+    "key_DKH": 1,
+    "value_DKH": 1,
+    "output_NHD": 2,
+    "gate_DF": 1,
+    "up_DF": 1,
+    "down_FD": 1,
 }
+POLAR_EXPRESS = (
+    (8.28721201814563, -23.595886519098837, 17.300387312530933),
+    (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
+    (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
+    (3.3184196573706015, -2.488488024314874, 0.51004894012372),
+)
 
 
 def kind(name: str) -> str:
@@ -67,8 +74,8 @@ def make_optimizer(train: config.Train) -> optax.GradientTransformation:
 
     def muon(rate: float) -> optax.GradientTransformation:
         return optax.chain(
-            scale_by_muon(beta=options.momentum, weight_dimension_numbers=dimensions),
-            optax.stateless(lambda updates, _: jax.tree.map_with_path(stretch, updates)),
+            optax.trace(options.momentum, nesterov=True),
+            optax.stateless(lambda updates, _: jax.tree.map_with_path(orthogonal, updates)),
             optax.add_decayed_weights(options.weight_decay) if options.weight_decay else optax.identity(),
             descend(rate),
         )
@@ -85,21 +92,18 @@ def make_optimizer(train: config.Train) -> optax.GradientTransformation:
     return optax.chain(clip, optax.partition(transforms, lambda parameters: {name: kind(name) for name in parameters}))
 
 
-def dimensions(parameters: dict) -> dict:
-    """Returns how each matrix is one, for Muon; Optax has masked whatever is none."""
-    return jax.tree.map_with_path(lambda path, _: matrix(path), parameters)
+def orthogonal(path: tuple, update: Array) -> Array:
+    """Returns the matrix nearest to an update whose singular values are all sqrt(max(1, out / in)).
 
-
-def matrix(path: tuple) -> MuonDimensionNumbers:
-    """Returns the dims of the matrix at a path of one key, its name."""
-    return MATRICES[path[0].key.rpartition(".")[2]]
-
-
-def stretch(path: tuple, update: Array) -> Array:
-    """Returns an update times sqrt(max(1, out / in)): it then changes the output as much whatever the shape."""
-    spec = matrix(path)
-
-    def size(axes: int | tuple[int, ...]) -> int:
-        return prod(update.shape[axis] for axis in ((axes,) if isinstance(axes, int) else axes))
-
-    return update * sqrt(max(1.0, size(spec.output_axis) / size(spec.reduction_axis)))
+    So it changes the output by as much whatever its shape and whatever the gradient's size. Four steps of a
+    Newton-Schulz iteration leave the singular values within about 0.7 and 1.2 of that.
+    """
+    rows = prod(update.shape[: MATRICES[path[0].key.rpartition(".")[2]]])
+    matrix = update.reshape(rows, -1)
+    wide = matrix if rows <= matrix.shape[1] else matrix.T
+    x = wide / (1.02 * jnp.linalg.norm(wide) + 1e-7)  # the iteration diverges above a norm of 1
+    for a, b, c in POLAR_EXPRESS:
+        square = x @ x.T
+        x = a * x + (b * square + c * (square @ square)) @ x
+    x = x if rows <= matrix.shape[1] else x.T
+    return sqrt(max(1.0, matrix.shape[1] / rows)) * x.reshape(update.shape)

@@ -10,6 +10,7 @@ from functools import cache
 
 from makelm import closure, config, manifest
 from makelm.config import Config, Corpus, Evaluate, Export, Mesh, Model, Name, Sample, Section, Tokenizer, Train
+from makelm.errors import UserError
 
 
 class Part(Section):
@@ -126,9 +127,21 @@ def keys(stage: str, settings: Config, name: str, lock: str) -> tuple[dict, dict
             of_result, of_execution = config.split_keys(getattr(settings.run[name], section))
             result |= {section: of_result} if of_result else {}
             execution |= {section: of_execution} if of_execution else {}
-    versions = locked(lock)
-    result["locked"] = {package: versions[package] for package in closure.closure(stage).packages}
+    result["locked"] = packages(stage, lock)
     return result, execution
+
+
+def packages(stage: str, lock: str) -> dict[str, str]:
+    """Returns the locked version of each package that a stage's code imports."""
+    versions = locked(lock)
+    needed = closure.closure(stage).packages
+    for package in needed:
+        if package not in versions:
+            raise UserError(
+                f"the code of {stage} imports {package}, which uv.lock does not have;"
+                " add it to pyproject.toml and run make lock"
+            )
+    return {package: versions[package] for package in needed}
 
 
 @dataclass(frozen=True)

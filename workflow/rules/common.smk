@@ -22,6 +22,8 @@ with open(LOCK_FILE) as lock_file:
 try:
     SETTINGS = makelm_config.load(RAW)
     SOURCES = makelm_corpus.source_files(SETTINGS)
+    for stage in makelm_stages.PARTS:
+        makelm_stages.packages(stage, LOCK)  # also reads all code, so that a slip in it is found here
 except makelm_errors.UserError as error:
     # one line instead of Snakemake's frame around an exception
     print(error, file=sys.stderr, flush=True)
