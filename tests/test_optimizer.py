@@ -50,7 +50,7 @@ def test_muon_makes_the_update_of_a_matrix_nearly_orthogonal_and_leaves_the_rest
     _, updates = update(settings, lambda p: jnp.asarray(rng.normal(size=p.shape), jnp.float32))
     query = np.asarray(updates["blocks.0.attention.query_DNH"]).reshape(16, -1) / 0.02
     values = np.linalg.svd(query, compute_uv=False) / np.sqrt(32 / 16)
-    assert values.min() > 0.6 and values.max() < 1.3
+    assert values.min() > 0.4 and values.max() < 1.7
     np.testing.assert_allclose(np.abs(updates["final_norm.scale"]), 0.01, rtol=1e-3)
 
 

@@ -96,7 +96,7 @@ def orthogonal(path: tuple, update: Array) -> Array:
     """Returns the matrix nearest to an update whose singular values are all sqrt(max(1, out / in)).
 
     So it changes the output by as much whatever its shape and whatever the gradient's size. Four steps of a
-    Newton-Schulz iteration leave the singular values within about 0.7 and 1.2 of that.
+    Newton-Schulz iteration leave the singular values within about 0.5 and 1.6 of that.
     """
     rows = prod(update.shape[: MATRICES[path[0].key.rpartition(".")[2]]])
     matrix = update.reshape(rows, -1)
