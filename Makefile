@@ -52,7 +52,7 @@ verify: $(READY) ## say what in results/ is missing, altered or stale; builds no
 	@$(WORKFLOW) verify $(ARGS)
 
 test: $(READY) ## the tests
-	@.venv/bin/python -m pytest $(ARGS)
+	@.venv/bin/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 check: $(READY) ## style and lint
 	.venv/bin/ruff check

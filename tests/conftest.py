@@ -1,6 +1,9 @@
 """What the tests share. Eight simulated devices; ranks must match, so that a shape suffix cannot lie."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 # the tests compile far more than they compute
 FLAGS = (
@@ -9,9 +12,17 @@ FLAGS = (
 )
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+# programs that the tests start compile the same functions again and again
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="makelm-tests-")
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+
+from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 
 from makelm import config
 from makelm.model import Skeleton, shapes
@@ -77,3 +88,12 @@ def random_parameters(model: config.Model, vocab_size: int) -> dict:
 def forward(model: config.Model, vocab_size: int, parameters: dict, tokens_BT: np.ndarray) -> np.ndarray:
     """Returns logits_BTV of the full forward pass."""
     return np.asarray(jax.jit(lambda p, t: Skeleton(model, vocab_size)(p)(t))(parameters, tokens_BT))
+
+
+@pytest.fixture
+def shakespeare() -> Path:
+    """Returns tiny shakespeare (1,115,394 characters), or skips the test."""
+    path = Path(os.environ.get("MAKELM_TEST_SHAKESPEARE", "tinyshakespeare.txt"))
+    if not path.exists():
+        pytest.skip("MAKELM_TEST_SHAKESPEARE does not name tiny shakespeare's file")
+    return path

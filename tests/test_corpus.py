@@ -5,7 +5,6 @@ import http.server
 import io
 import json
 import lzma
-import os
 import platform
 import sysconfig
 import threading
@@ -23,14 +22,6 @@ KNOWN_INTERPRETER = pytest.mark.skipif(
     (platform.python_implementation(), platform.python_version()) != ("CPython", "3.11.7"),
     reason="the figures are those of the standard library of CPython 3.11.7",
 )
-
-
-def shakespeare() -> Path:
-    """Returns tiny shakespeare, or skips the test."""
-    path = Path(os.environ.get("MAKELM_TEST_SHAKESPEARE", REPOSITORY.parent / "shared/data/tinyshakespeare.txt"))
-    if not path.exists():
-        pytest.skip("tiny shakespeare is not here; MAKELM_TEST_SHAKESPEARE can name it")
-    return path
 
 
 def split(kind: str = "hash", fraction: float = 0.5) -> config.Split:
@@ -67,8 +58,8 @@ def test_the_tail_split_leaves_no_empty_documents():
     assert list(corpus.divide(Document("a", ""), split("tail"))) == []
 
 
-def test_the_tail_split_of_tiny_shakespeare_is_nanogpts():
-    text = shakespeare().read_text(encoding="utf-8")
+def test_the_tail_split_of_tiny_shakespeare_is_nanogpts(shakespeare):
+    text = shakespeare.read_text(encoding="utf-8")
     parts = dict(corpus.divide(Document("input.txt", text), split("tail", 0.1)))
     assert (len(parts["train"].text), len(parts["valid"].text)) == (1_003_854, 111_540)
     assert parts["train"].text + parts["valid"].text == text

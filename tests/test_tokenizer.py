@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import sys
 import sysconfig
 import unicodedata
@@ -122,11 +121,8 @@ def test_characters_are_numbered_in_their_order_as_nanogpt_does():
     assert made.vocab_size == 5 and made.encode("\nabcé") == [0, 1, 2, 3, 4]
 
 
-def test_the_characters_of_tiny_shakespeare_are_nanogpts():
-    path = Path(os.environ.get("MAKELM_TEST_SHAKESPEARE", REPOSITORY.parent / "shared/data/tinyshakespeare.txt"))
-    if not path.exists():
-        pytest.skip("tiny shakespeare is not here; MAKELM_TEST_SHAKESPEARE can name it")
-    text = path.read_text(encoding="utf-8")
+def test_the_characters_of_tiny_shakespeare_are_nanogpts(shakespeare):
+    text = shakespeare.read_text(encoding="utf-8")
     made = vocabulary.train(settings("char", end_of_text=False), [text[:1_003_854]])
     assert made.vocab_size == 65
     assert [len(made.encode(part)) for part in (text[:1_003_854], text[1_003_854:])] == [1_003_854, 111_540]

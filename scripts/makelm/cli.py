@@ -209,8 +209,9 @@ def frame(label: str, log: Path | None, work: Callable[[Progress], str]) -> None
 
 def label(stage: str, args: argparse.Namespace) -> str:
     """Returns what opens each line: the stage and what it works on."""
-    shard = getattr(args, "shard", None)
-    return " ".join([stage, args.out.resolve().name, *([f"{shard:05d}"] if shard is not None else [])])
+    name, shard = args.out.resolve().name, getattr(args, "shard", None)
+    words = [stage, *([name] if name != stage else []), *([f"{shard:05d}"] if shard is not None else [])]
+    return " ".join(words)
 
 
 def explain(error: OSError) -> str:

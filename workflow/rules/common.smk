@@ -5,8 +5,12 @@ import sys
 
 SCRIPTS = os.path.relpath(os.path.join(workflow.basedir, "scripts"))
 sys.path.insert(0, os.path.abspath(SCRIPTS))
-# stages run with the Python that runs Snakemake, unless a conda environment or container brings another
-os.environ.update(PATH=os.path.dirname(sys.executable) + os.pathsep + os.environ.get("PATH", ""))
+os.environ.update(
+    # stages run with the Python that runs Snakemake, unless a conda environment or container brings another
+    PATH=os.path.dirname(sys.executable) + os.pathsep + os.environ.get("PATH", ""),
+    # Linux: XLA's large buffers in huge pages, a seventh off a small model's step on a CPU
+    GLIBC_TUNABLES=os.environ.get("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"),
+)
 
 import makelm.closure as makelm_closure
 import makelm.config as makelm_config
