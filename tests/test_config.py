@@ -60,7 +60,7 @@ def test_the_default_is_valid_and_values_have_their_types():
         ("run.stdlib.train.steps", 0, "run.stdlib.train.steps: input should be greater than or equal to 1, got 0"),
         ("run.stdlib.train", None, "run.stdlib.train: input should be a valid dictionary"),
         ("run.stdlib.model.d_head", 63, "run.stdlib.model.d_head: input should be a multiple of 2, got 63"),
-        ("run.stdlib.model.n_kv_heads", 3, "run.stdlib.model: n_heads must be a multiple of n_kv_heads, got 2 and 3"),
+        ("run.stdlib.model.n_kv_heads", 3, "run.stdlib.model: n_heads must be a multiple of n_kv_heads, got 1 and 3"),
         ("run.stdlib.train.schedule.warmup_steps", 10**6, "schedule.warmup_steps must be less than steps"),
         ("run.stdlib.evaluate.stride", 10**6, "run.stdlib.evaluate: stride must be at most window"),
         ("run.stdlib.mesh.data", 0, "run.stdlib.mesh: axes are 1 or more"),

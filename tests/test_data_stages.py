@@ -22,8 +22,9 @@ BPE = {"kind": "bpe", "corpus": "mine", "vocab_size": 270, "pattern": r"\s+|\S+"
 
 def corpus_keys(*paths: Path, **change: object) -> dict:
     part = {"source": "local", "paths": [str(path) for path in paths], "text_key": "text"}
-    part |= {"shards": 2, "max_documents": None, "split": "tail", "valid_fraction": 0.25, **change}
-    return {"corpus": {key: value for key, value in part.items() if value is not None}, "python": None}
+    part |= {"shards": 2, "split": "tail", "valid_fraction": 0.25, **change}
+    part = {key: value for key, value in part.items() if value is not None}
+    return {"corpus": part | {"max_documents": None}, "python": None}
 
 
 def start(stage: str, keys: dict, folder: Path, out: Path, *arguments: object) -> subprocess.Popen:

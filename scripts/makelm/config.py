@@ -444,14 +444,16 @@ def parse(kind: type[BaseModel], data: Any, where: str) -> Any:
 
 def problem_line(problem: dict) -> str:
     """Returns one pydantic error as 'run.x.train.steps: what is wrong, got 3'."""
-    # a discriminated union puts its tag into the location, a key nobody wrote
     path = [str(part) for part in problem["loc"]]
-    if len(path) > 2 and path[0] == "corpus" and path[2] in CORPORA:
-        del path[2]
+    no_source = problem["type"] in ("union_tag_invalid", "union_tag_not_found")
+    if path[:1] == ["corpus"] and not no_source:
+        # the source that was chosen stands in the location, a key nobody wrote: after the corpus's name, if it has one
+        tag = next((place for place in (2, 1) if place < len(path) and path[place] in CORPORA), len(path))
+        del path[tag : tag + 1]
     key = ".".join(path) or "top level"
     if problem["type"] == "missing":
         return f"{key} is missing"
-    if problem["type"] in ("union_tag_invalid", "union_tag_not_found"):
+    if no_source:
         source = corpus_source(problem["input"])
         return f"{key}.source must be one of {', '.join(CORPORA)}, got {source!r}{did_you_mean(str(source), CORPORA)}"
     message = problem["msg"][0].lower() + problem["msg"][1:]
