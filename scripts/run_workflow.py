@@ -28,6 +28,7 @@ LOCK = Path(".makelm.lock")
 LOG = Path("logs/snakemake.log")
 PROFILE = Path(__file__).parent.parent / "workflow/profiles/local"
 SNAKEFILE = Path(__file__).parent.parent / "Snakefile"
+SAMPLE_LINES = 16  # of the sample that closes a run
 TAIL_LINES = 15  # of Snakemake's own words, where nothing shorter says what went wrong
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -243,10 +244,11 @@ def print_summary(with_sample: bool) -> None:
 
 
 def print_sample(run: str) -> None:
-    """Prints the first sample of a run, indented."""
-    sample = json.loads(Path(f"results/sample_model/{run}/samples.jsonl").read_text().splitlines()[0])
+    """Prints the beginning of a run's first sample, indented."""
+    with Path(f"results/sample_model/{run}/samples.jsonl").open(encoding="utf-8") as file:
+        sample = json.loads(file.readline())
     print(f"  a sample of {run}:")
-    for line in (sample["prompt"] + sample["text"]).splitlines():
+    for line in (sample["prompt"] + sample["text"]).splitlines()[:SAMPLE_LINES]:
         print(f"    | {line}")
 
 
