@@ -8,7 +8,10 @@ import json
 from argparse import ArgumentParser
 from pathlib import Path
 
+import numpy as np
+
 from makelm import cli, evaluation, shards, weights
+from makelm.errors import UserError
 from makelm.model import Skeleton
 
 
@@ -30,6 +33,8 @@ def evaluate_model(job: cli.Job) -> None:
     scored = evaluation.score(
         skeleton, trained.parameters, data.valid, data.end_of_text, settings.window, settings.stride
     )
+    if not np.isfinite(scored.losses).all():
+        raise UserError("the model's losses are not finite; train it again with lower train.optimizer.learning_rates")
     scores = evaluation.summarize(scored, data.valid_tokens, data.valid_bytes)
     for name in ("xz_bits_per_byte", "xz_after_train_bits_per_byte"):
         scores[name] = corpus[name]

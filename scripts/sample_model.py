@@ -87,7 +87,7 @@ def parses(text: str, complete: bool) -> bool:
 def publish(job: cli.Job, samples: list[dict], seconds: float) -> None:
     """Writes the samples, the page and the speed under their final names."""
     lines = "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
-    (job.staging / "samples.jsonl").write_text(lines, encoding="utf-8", errors="surrogateescape")
+    (job.staging / "samples.jsonl").write_text(lines, encoding="utf-8")
     rate = sum(sample["parses"] for sample in samples) / len(samples)
     page = samples_page.render(job.out.resolve().name, samples, {"tokenizer": job.args.tokenizer.resolve().name})
     (job.staging / "samples.html").write_text(page, encoding="utf-8")

@@ -15,7 +15,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from makelm import checkpoints, cli, closure, manifest, sharding, shards, training, weights
+from makelm import checkpoints, cli, manifest, sharding, shards, training, weights
 from makelm.batches import Batches
 from makelm.errors import Interrupted, UserError
 
@@ -115,8 +115,7 @@ def validation_windows(tokens: list[np.ndarray], length: int, batch_size: int, w
 
 def open_checkpoints(job: cli.Job) -> tuple[checkpoints.Checkpoints, str]:
     """Returns the checkpoints of this identity: what the keys, the data and the code together come to."""
-    code = closure.closure(job.stage).digest()
-    identity = manifest.digest({"config": job.keys, "inputs": job.inputs, "code": code})[:16]
+    identity = manifest.digest({"config": job.keys, "inputs": job.inputs, "code": job.code})[:16]
     folder = job.out / "checkpoints"
     others = checkpoints.others(folder, identity)
     if others and not (folder / identity).exists():

@@ -50,6 +50,7 @@ class Job:
     def __init__(self, stage: str, args: argparse.Namespace, progress: Progress, manifest_name: str):
         self.stage, self.args, self.progress = stage, args, progress
         self.keys, self.config = read_config(stage, args)
+        self.code = closure.closure(stage).digest()  # now: who edits it while this works changes the next run
         self.out: Path = args.out
         self.manifest_name = manifest_name
         self.staging = self.out / f".partial-{Path(manifest_name).stem}-{os.getpid()}"
@@ -77,13 +78,12 @@ class Job:
         files that hold times and so carry no digest.
         """
         files = manifest.describe_files(self.staging, frozenset(measured))
-        code = closure.closure(self.stage)
         content = {
             "stage": self.stage,
             "config": self.keys,
             "inputs": self.inputs,
-            "code": code.digest(),
-            "packages": closure.installed_versions(code.packages),
+            "code": self.code,
+            "packages": closure.installed_versions(closure.closure(self.stage).packages),
             "files": files,
             "facts": facts,
         }
