@@ -131,6 +131,26 @@ def test_what_a_user_can_cause_is_one_line_and_exit_2(data, tmp_path, changes, l
     assert not (tmp_path / "manifest.json").exists()
 
 
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 1 MB; only root can make one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("mounting a small file system is not permitted here")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_full_disk_ends_in_one_line_and_keeps_the_checkpoints(data, small_disk, tmp_path):
+    log = tmp_path / "log"
+    done = train(data, small_disk / "run", {"checkpoint_every": 1, "keep_checkpoints": 600}, "--log", log)
+    assert done.returncode == 75, done.stderr
+    assert "no space left" in done.stderr and done.stderr.count("\n") == 1
+    whole = [path.parent.name for path in small_disk.glob("run/checkpoints/*/*/_CHECKPOINT_METADATA")]
+    assert whole and not (small_disk / "run" / "manifest.json").exists()
+
+
 def test_a_truncated_shard_is_named(data, tmp_path):
     copy = tmp_path / "shards"
     copy.mkdir()

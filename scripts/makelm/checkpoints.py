@@ -5,13 +5,15 @@ A folder checkpoints/<identity>/ holds Orbax steps and metrics.jsonl, one line p
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
 import orbax.checkpoint as ocp
 
 from makelm import manifest
-from makelm.errors import UserError
+from makelm.errors import Interrupted, UserError
 
 
 class Checkpoints:
@@ -53,11 +55,24 @@ class Checkpoints:
 
     def save(self, step: int, state: Any) -> None:
         """Starts to save the state after `step` steps; the metrics up to there are on disk first."""
-        if self.metrics is not None:
-            self.metrics.flush()
-            manifest.sync(self.metrics_path)
-        if step not in self.manager.all_steps():
-            self.manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state)), force=True)
+        with self.disk_may_be_full():
+            if self.metrics is not None:
+                self.metrics.flush()
+                manifest.sync(self.metrics_path)
+            if step not in self.manager.all_steps():
+                self.manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state)), force=True)
+
+    @contextmanager
+    def disk_may_be_full(self) -> Iterator[None]:
+        """Raises Interrupted where the disk is full: Orbax hands on the error of an earlier save, as a ValueError."""
+        try:
+            yield
+        except (ValueError, OSError) as error:
+            if "No space left on device" not in str(error):
+                raise
+            raise Interrupted(
+                f"{self.folder}: no space left for a checkpoint; the ones before are whole: free some and run it again"
+            ) from error
 
     def cut_metrics(self, steps: int) -> None:
         """Drops the metrics of steps after the checkpoint: they will come again."""
@@ -70,11 +85,13 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Returns when what was started is on disk."""
-        self.manager.wait_until_finished()
+        with self.disk_may_be_full():
+            self.manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits and lets go."""
-        self.manager.close()
+        with self.disk_may_be_full():
+            self.manager.close()
         if self.metrics is not None:
             self.metrics.close()
 
