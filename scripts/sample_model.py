@@ -65,7 +65,7 @@ def describe(encoding: tokenizer.Tokenizer, index: int, prompt: str, ids: list[i
         "tokens": ids,
         "finish_reason": "end_of_text" if ended else "length",
         "seed": seed,
-        "parses": parses(prompt + text, ended),
+        "parses": parses(prompt + text, ended) if settings.language == "python" else None,
         "options": settings.model_dump(include={"temperature", "top_k", "top_p", "max_new_tokens"}),
     }
 
@@ -88,14 +88,15 @@ def publish(job: cli.Job, samples: list[dict], seconds: float) -> None:
     """Writes the samples, the page and the speed under their final names."""
     lines = "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
     (job.staging / "samples.jsonl").write_text(lines, encoding="utf-8")
-    rate = sum(sample["parses"] for sample in samples) / len(samples)
+    known = [sample["parses"] for sample in samples if sample["parses"] is not None]
+    rate = round(sum(known) / len(known), 4) if known else None
     page = samples_page.render(job.out.resolve().name, samples, {"tokenizer": job.args.tokenizer.resolve().name})
     (job.staging / "samples.html").write_text(page, encoding="utf-8")
     tokens = sum(len(sample["tokens"]) for sample in samples)
     timing = {"seconds": round(seconds, 3), "tokens": tokens, "tokens_per_second": round(tokens / seconds, 1)}
     (job.staging / "timings.jsonl").write_text(json.dumps(timing) + "\n")
-    job.say(f"{len(samples)} samples, {rate:.0%} parse as Python")
-    job.publish({"samples": len(samples), "parse_rate": round(rate, 4)}, measured=("timings.jsonl",))
+    job.say(f"{len(samples)} samples" + (f", {rate:.0%} parse as Python" if known else ""))
+    job.publish({"samples": len(samples), "parse_rate": rate}, measured=("timings.jsonl",))
 
 
 if __name__ == "__main__":

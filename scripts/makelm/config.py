@@ -284,6 +284,7 @@ class Sample(Section):
     top_k: Count | None
     top_p: Annotated[Float, Field(gt=0, le=1)] | None
     seed: Seed
+    language: Literal["python"] | None
 
 
 class Evaluate(Section):
