@@ -187,6 +187,9 @@ def closing_words(code: int, seconds: float) -> int:
         return USER if any(failure["exit_code"] == USER for failure in failures) else FAILED
     if code == USER:
         return complain(words.strip().splitlines()[-1])
+    unknown = re.search(r"^No rule to produce (\S+)", words, re.MULTILINE)
+    if unknown:
+        return complain(f"nothing makes {unknown[1]}; is its name one of the configuration's?")
     return complain(own_words(words), FAILED)
 
 

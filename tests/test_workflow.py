@@ -111,6 +111,10 @@ def test_a_second_make_has_nothing_to_do(built):
     [
         (("--config", "set=run.tiny.train.stepz=5"), "run.tiny.train: unknown key 'stepz'; did you mean 'steps'?"),
         (("--nonsense",), "unrecognized arguments: --nonsense"),
+        (
+            ("results/train_model/none/manifest.json",),
+            "nothing makes results/train_model/none/manifest.json; is its name",
+        ),
     ],
 )
 def test_a_wrong_argument_or_key_is_one_line(built, arguments, line):

@@ -1,6 +1,7 @@
 """What the rules have in common: the typed configuration and, for each stage, its program, its code and its keys."""
 
 import os
+import re
 import sys
 
 SCRIPTS = os.path.relpath(os.path.join(workflow.basedir, "scripts"))
@@ -35,9 +36,9 @@ except makelm_errors.UserError as error:
 
 
 wildcard_constraints:
-    corpus=r"[^/]+",
-    tokenizer=r"[^/]+",
-    run=r"[^/]+",
+    corpus="|".join(map(re.escape, SETTINGS.corpus)),
+    tokenizer="|".join(map(re.escape, SETTINGS.tokenizer)),
+    run="|".join(map(re.escape, SETTINGS.run)),
     shard=r"\d{5}",
 
 
