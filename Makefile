@@ -15,11 +15,12 @@ export UV_PROJECT_ENVIRONMENT := .venv
 unexport PYTHONDONTWRITEBYTECODE PYTHONPATH PYTHONHOME VIRTUAL_ENV
 
 READY := .venv/.ready
+PARITY := .venv-parity
 WORKFLOW := .venv/bin/python scripts/run_workflow.py --cores $(CORES)
 SNAKEFILES := Snakefile workflow/rules
 
 .DEFAULT_GOAL := all
-.PHONY: all tokenizer plan train sample evaluate export report download verify test check lock help
+.PHONY: all tokenizer plan train sample evaluate export report download verify test test-parity check lock help
 
 all: $(READY) ## build what config.yaml lists under runs:
 	@$(WORKFLOW) $(ARGS)
@@ -54,6 +55,9 @@ verify: $(READY) ## say what in results/ is missing, altered or stale; builds no
 test: $(READY) ## the tests
 	@.venv/bin/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
+test-parity: $(READY) $(PARITY)/.ready ## exports against Hugging Face transformers, which this installs beside .venv
+	@MAKELM_PARITY_PYTHON=$(CURDIR)/$(PARITY)/bin/python .venv/bin/python -m pytest tests/parity $(ARGS)
+
 check: $(READY) ## style and lint
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
@@ -65,7 +69,7 @@ lock: $(READY) ## pin the newest packages that pyproject.toml allows; envs/ foll
 	.venv/bin/python envs/make_envs.py
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
 
 # Python and venv are all that is assumed; uv installs what uv.lock pins
 $(READY): uv.lock pyproject.toml
@@ -78,4 +82,9 @@ $(READY): uv.lock pyproject.toml
 	  "$$found" -m venv --clear .venv && \
 	  .venv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION); }
 	@.venv/bin/uv sync --locked --quiet
+	@touch $@
+
+$(PARITY)/.ready: tests/parity/requirements.txt $(READY)
+	@.venv/bin/python -m venv --clear $(PARITY)
+	@$(PARITY)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
