@@ -51,8 +51,7 @@ def other_side(folder: Path, tokens_BT: np.ndarray) -> dict:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     done = subprocess.run(
         [PYTHON, Path(__file__).with_name("torch_side.py"), *names],
-        env={name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-        | {"HF_HUB_OFFLINE": "1"},
+        env=environment | {"HF_HUB_OFFLINE": "1"},
         text=True,
         capture_output=True,
     )

@@ -30,9 +30,7 @@ def main(folder: str, tokens: str, text: str, out: str) -> None:
         ids=np.array(ids["input_ids"]),
         greedy=model.generate(tokens_BT[:1, :4], do_sample=False, max_new_tokens=10, pad_token_id=0).numpy(),
         architecture=type(model).__name__,
-        problems=sorted(
-            name for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for name in loading[kind]
-        ),
+        problems=sorted(problems),
     )
 
 
