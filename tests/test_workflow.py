@@ -4,11 +4,13 @@ import os
 import re
 import signal
 import time
+import zipfile
 from collections.abc import Callable
+from pathlib import Path
 
 import psutil
 import pytest
-from checkout import Checkout
+from checkout import TINY, Checkout
 
 TRAINED = {"train_model", "sample_model", "evaluate_model", "export_model", "write_report"}
 PLANNED = {"plan_run", *TRAINED}
@@ -151,6 +153,15 @@ def test_a_stage_that_cannot_start_shows_why(scratch):
     assert done.returncode == 1
     assert done.stderr.startswith("sample_model did not start:\nTraceback")
     assert done.stderr.endswith("SystemError: at once\n")
+
+
+def test_snakemakes_own_report_holds_what_is_marked_for_it(built):
+    made = built.python("-m", "snakemake", "--report", "own.zip", "--configfile", TINY)
+    assert made.returncode == 0, made.stderr
+    with zipfile.ZipFile(built.folder / "own.zip") as archive:
+        names = {Path(name).name for name in archive.namelist()}
+    (built.folder / "own.zip").unlink()
+    assert {"report.html", "runs.csv", "samples.html", "scores.json"} <= names
 
 
 # ---- what make survives
