@@ -7,7 +7,7 @@ for each thing that is wrong.
 import argparse
 from pathlib import Path
 
-from makelm import cli, config, verification
+from makelm import cli, configfile, verification
 from makelm.progress import Progress, size
 
 
@@ -27,7 +27,7 @@ def arguments() -> argparse.Namespace:
 
 def verify(args: argparse.Namespace, progress: Progress) -> str:
     """Says each thing that is wrong and returns their number as a line, or nothing."""
-    settings = config.load(cli.read_keys(args.config, "--config"))
+    settings = configfile.load(cli.read_keys(args.config, "--config"))
     counts = verification.Counts()
     wrong = 0
     for line in verification.verify(settings, args.lock.read_text(), args.results, counts):

@@ -24,7 +24,7 @@ import jax
 import numpy as np
 import pytest
 
-from makelm import config
+from makelm import config, configfile
 from makelm.model import Skeleton, shapes
 
 pytest_plugins = ("checkout",)  # fixtures of the tests of the whole
@@ -69,12 +69,12 @@ TRAIN = {
 
 def shape(**changes) -> config.Model:
     """Returns a small model's shape."""
-    return config.parse(config.Model, SHAPE | changes, "test")
+    return configfile.parse(config.Model, SHAPE | changes, "test")
 
 
 def train(**changes) -> config.Train:
     """Returns small training keys; nested changes are laid over."""
-    return config.parse(config.Train, config.merge(TRAIN, changes), "test")
+    return configfile.parse(config.Train, configfile.merge(TRAIN, changes), "test")
 
 
 def random_parameters(model: config.Model, vocab_size: int) -> dict:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from makelm import config
+from makelm import config, configfile
 from makelm.errors import UserError
 
 DEFAULT = yaml.safe_load((Path(__file__).parent.parent / "config.yaml").read_text())
@@ -29,14 +29,14 @@ def changed(path: str, value: object) -> dict:
 def refusal(raw: dict) -> str:
     """Returns the one line with which a configuration is refused."""
     with pytest.raises(UserError) as caught:
-        config.load(raw)
+        configfile.load(raw)
     line = str(caught.value)
     assert "\n" not in line and line.startswith("config: "), line
     return line
 
 
 def test_the_default_is_valid_and_values_have_their_types():
-    settings = config.load(DEFAULT)
+    settings = configfile.load(DEFAULT)
     assert settings.runs == ["stdlib"]
     assert isinstance(settings.run["stdlib"].train.optimizer.eps, float)
     assert isinstance(settings.run["stdlib"].train.steps, int)
@@ -83,17 +83,17 @@ def test_what_is_wrong_is_refused_in_one_line_that_names_the_key(path, value, ex
 def test_numbers_as_people_write_them_are_numbers():
     raw = yaml.safe_load("{small: 1e-3, large: 1e6}")
     assert raw == {"small": "1e-3", "large": "1e6"}, "YAML 1.1 wants 1.0e-3"
-    settings = config.load(changed("run.stdlib.train.optimizer.eps", raw["small"]))
+    settings = configfile.load(changed("run.stdlib.train.optimizer.eps", raw["small"]))
     assert settings.run["stdlib"].train.optimizer.eps == 0.001
-    settings = config.load(changed("run.stdlib.train.steps", raw["large"]))
+    settings = configfile.load(changed("run.stdlib.train.steps", raw["large"]))
     assert settings.run["stdlib"].train.steps == 10**6
 
 
 def test_overrides_are_typed_and_checked_like_the_file():
-    settings = config.load({**DEFAULT, "set": "run.stdlib.train.steps=50 run.stdlib.sample.prompts='[\"a b\", c]'"})
+    settings = configfile.load({**DEFAULT, "set": "run.stdlib.train.steps=50 run.stdlib.sample.prompts='[\"a b\", c]'"})
     assert settings.run["stdlib"].train.steps == 50
     assert settings.run["stdlib"].sample.prompts == ["a b", "c"]
-    assert config.load({**DEFAULT, "set": "runs=[stdlib]"}).runs == ["stdlib"]
+    assert configfile.load({**DEFAULT, "set": "runs=[stdlib]"}).runs == ["stdlib"]
     assert "run.stdlib.train.steps: input should be" in refusal({**DEFAULT, "set": "run.stdlib.train.steps=soon"})
     assert "did you mean 'steps'" in refusal({**DEFAULT, "set": "run.stdlib.train.step=5"})
     assert "expected key.key=value" in refusal({**DEFAULT, "set": "run.stdlib.train.steps"})
@@ -103,7 +103,7 @@ def test_overrides_are_typed_and_checked_like_the_file():
 def test_the_raw_configuration_is_left_as_it_was():
     raw = {**deepcopy(DEFAULT), "set": "run.stdlib.train.steps=50"}
     before = deepcopy(raw)
-    config.load(raw)
+    configfile.load(raw)
     assert raw == before
 
 
@@ -118,7 +118,7 @@ def test_a_run_is_its_base_and_what_it_changes():
     raw = with_runs(
         longer={"base": "stdlib", "train": {"steps": 1000}}, wider={"base": "longer", "model": {"d_ff": 512}}
     )
-    settings = config.load(raw)
+    settings = configfile.load(raw)
     wider, default = settings.run["wider"], settings.run["stdlib"]
     assert (wider.train.steps, wider.model.d_ff) == (1000, 512)
     assert wider.train.optimizer == default.train.optimizer
@@ -131,7 +131,7 @@ def test_bases_that_go_in_a_circle_or_nowhere_are_refused():
 
 def test_a_grid_is_one_run_per_point():
     grid = {"train.seed": [0, 1], "model.d_ff": [128, 256]}
-    settings = config.load({**with_runs(sweep={"base": "stdlib", "grid": grid}), "runs": ["stdlib", "sweep"]})
+    settings = configfile.load({**with_runs(sweep={"base": "stdlib", "grid": grid}), "runs": ["stdlib", "sweep"]})
     names = [f"sweep-seed={seed}-d_ff={d_ff}" for seed in (0, 1) for d_ff in (128, 256)]
     assert settings.runs == ["stdlib", *names]
     assert (settings.run[names[1]].train.seed, settings.run[names[1]].model.d_ff) == (0, 256)
@@ -147,10 +147,10 @@ def test_a_grid_over_an_unknown_key_is_refused():
 
 
 def test_keys_are_of_two_kinds():
-    run = config.load(DEFAULT).run["stdlib"]
+    run = configfile.load(DEFAULT).run["stdlib"]
     result, execution = config.split_keys(run)
     assert result["train"]["steps"] == run.train.steps and "log_every" not in result["train"]
     assert set(execution) == {"cores", "mesh", "train"}
     assert set(execution["train"]) == {"checkpoint_every", "keep_checkpoints", "log_every"}
     assert "mesh" not in result and set(execution["mesh"]) == {"data", "fsdp", "tensor"}
-    assert config.merge(result, execution) == run.model_dump()
+    assert configfile.merge(result, execution) == run.model_dump()

@@ -11,8 +11,9 @@ import threading
 from pathlib import Path
 
 import pytest
+import yaml
 
-from makelm import baselines, config, corpus
+from makelm import baselines, config, configfile, corpus
 from makelm.documents import Document
 from makelm.errors import UserError
 from makelm.progress import Progress
@@ -164,7 +165,7 @@ def test_bad_paths_are_named(tmp_path):
 
 
 def test_only_the_corpora_of_the_runs_must_exist(tmp_path, monkeypatch):
-    raw = config.yaml.safe_load((REPOSITORY / "config.yaml").read_text())
+    raw = yaml.safe_load((REPOSITORY / "config.yaml").read_text())
     part = {
         "source": "local",
         "text_key": "text",
@@ -174,13 +175,13 @@ def test_only_the_corpora_of_the_runs_must_exist(tmp_path, monkeypatch):
         "valid_fraction": 0.1,
     }
     raw["corpus"]["mine"] = {"paths": [str(tmp_path / "mine")], **part}
-    assert corpus.source_files(config.load(raw)) == {"mine": []}
+    assert corpus.source_files(configfile.load(raw)) == {"mine": []}
     raw["run"]["stdlib"]["corpus"] = "mine"
     with pytest.raises(UserError, match=r"^config: corpus\.mine\.paths: no such file: "):
-        corpus.source_files(config.load(raw))
+        corpus.source_files(configfile.load(raw))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "a.txt").write_text("x")
-    assert corpus.source_files(config.load(raw)) == {"mine": [str(tmp_path / "mine" / "a.txt")]}
+    assert corpus.source_files(configfile.load(raw)) == {"mine": [str(tmp_path / "mine" / "a.txt")]}
 
 
 # ---- the network

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import SHAPE, TRAIN
 
-from makelm import config, manifest, shards
+from makelm import configfile, manifest, shards
 
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "train_model.py"
 FAST = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
@@ -36,7 +36,7 @@ def data(tmp_path_factory):
 
 
 def command(data, out, changes=None, *more):
-    keys = config.merge(TRAIN, {"steps": STEPS, "checkpoint_every": 50, "validate_every": 300} | (changes or {}))
+    keys = configfile.merge(TRAIN, {"steps": STEPS, "checkpoint_every": 50, "validate_every": 300} | (changes or {}))
     raw = {"locked": {}, "model": SHAPE, "mesh": {"data": 1, "fsdp": -1, "tensor": 1}, "train": keys}
     words = ["--config", json.dumps(raw), "--shards", data, "--out", out, "--cores", "2", *more]
     return [sys.executable, SCRIPT, *map(str, words)]

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from checkout import Checkout
 
-from makelm import config, manifest
+from makelm import configfile, manifest
 
 WEIGHTS = "train_model/tiny/weights/model.safetensors"
 
@@ -22,7 +22,7 @@ def tiny(built, tmp_path_factory) -> Callable[..., list[str]]:
     files = [built.folder / name for name in ("config.yaml", "workflow/presets/tiny.yaml")]
     raw = {}
     for file in files:
-        raw = config.merge(raw, yaml.safe_load(file.read_text()))
+        raw = configfile.merge(raw, yaml.safe_load(file.read_text()))
     path = tmp_path_factory.mktemp("config") / "whole.json"
 
     def verify(override: str = "", results: Path = built.results) -> list[str]:

@@ -27,7 +27,7 @@ from typing import Any, TextIO
 
 import yaml
 
-from makelm import closure, config, manifest, stages
+from makelm import closure, configfile, manifest, stages
 from makelm.errors import Interrupted, UserError
 from makelm.progress import Progress, size
 
@@ -142,9 +142,9 @@ def parser(stage: str, text: str) -> argparse.ArgumentParser:
 
 def read_config(stage: str, args: argparse.Namespace) -> tuple[dict, Any]:
     """Returns (result keys as a dictionary, all keys as the stage's typed part)."""
-    raw = config.merge(read_keys(args.config, "--config"), read_keys(args.execution, "--execution"))
-    config.override(raw, shlex.join(args.set))
-    part = config.parse(stages.PARTS[stage], raw, stage)
+    raw = configfile.merge(read_keys(args.config, "--config"), read_keys(args.execution, "--execution"))
+    configfile.override(raw, shlex.join(args.set))
+    part = configfile.parse(stages.PARTS[stage], raw, stage)
     return part.result_keys(), part
 
 

@@ -20,7 +20,7 @@ from makelm.errors import UserError
 SCRIPTS = Path(__file__).resolve().parent.parent
 
 # Left out of every closure: they frame a stage and decide nothing of its content (no defaults, no data, no model).
-PLUMBING = frozenset({"__init__", "cli", "closure", "config", "errors", "manifest", "progress", "stages"})
+PLUMBING = frozenset({"__init__", "cli", "closure", "config", "configfile", "errors", "manifest", "progress", "stages"})
 
 # Where the name to install differs from the name to import, or the import brings what computes.
 DISTRIBUTIONS = {

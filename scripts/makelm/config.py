@@ -5,13 +5,9 @@ decide how it runs: they are recorded, and changing them reruns nothing.
 """
 
 import difflib
-import itertools
 import re
-import shlex
-from copy import deepcopy
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -19,12 +15,9 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
-    ValidationError,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
-
-from makelm.errors import UserError
 
 EXECUTION = "execution"  # put beside a type: Annotated[Count, EXECUTION]
 
@@ -336,150 +329,6 @@ class Config(Section):
     tokenizer: dict[Name, Tokenizer]
     run: dict[Name, Run]
     runs: Annotated[list[Name], Field(min_length=1)]
-
-
-# ---- reading
-
-
-def load(raw: dict) -> Config:
-    """Returns the typed configuration of a nested dictionary as YAML gives it.
-
-    Resolves `base:` and `grid:` of runs and the overrides under `set`. Raises UserError with one line.
-    """
-    raw = deepcopy(raw)
-    override(raw, raw.pop("set", None) or "")
-    for key in ("corpus", "tokenizer", "run"):
-        if not isinstance(raw.get(key), dict):
-            raise UserError(f"config: {key} must be a map of named entries, got {raw.get(key)!r}")
-    for key in ("corpus", "tokenizer"):
-        raw[key] = {name: resolve(key, raw[key], name) for name in raw[key]}
-    groups = {name: expand(raw["run"], name) for name in raw["run"]}
-    raw["run"] = {name: run for group in groups.values() for name, run in group.items()}
-    wanted = raw.get("runs")
-    if isinstance(wanted, list):
-        raw["runs"] = [name for entry in wanted for name in groups.get(entry, [entry])]
-    config = parse(Config, raw, "config")
-    check_names(config)
-    return config
-
-
-def override(raw: dict, text: str) -> None:
-    """Applies 'run.x.train.steps=50 run.x.sample.temperature=0' to a raw configuration, in place."""
-    try:
-        words = shlex.split(str(text))
-    except ValueError as error:
-        raise UserError(f"config: set: {error} in {text!r}") from error
-    for word in words:
-        path, equals, value = word.partition("=")
-        *parents, last = path.split(".")
-        if not equals or not all(parents) or not last:
-            raise UserError(f"config: set: expected key.key=value, got {word!r}")
-        place = raw
-        for key in parents:
-            place = place.setdefault(key, {})
-            if not isinstance(place, dict):
-                raise UserError(f"config: set: {path}: {key} is no section")
-        try:
-            place[last] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise UserError(f"config: set: {path}: cannot read {value!r}") from error
-
-
-def merge(base: dict, change: dict) -> dict:
-    """Returns base with the change laid over it, section by section; lists are replaced."""
-    result = dict(base)
-    for key, value in change.items():
-        both = isinstance(value, dict) and isinstance(result.get(key), dict)
-        result[key] = merge(result[key], value) if both else value
-    return result
-
-
-def resolve(kind: str, entries: dict, name: str, seen: tuple[str, ...] = ()) -> dict:
-    """Returns a named entry with its chain of `base:` laid under it."""
-    if name in seen:
-        raise UserError(f"config: {kind}.{name}: base goes in a circle: {' -> '.join((*seen, name))}")
-    entry = entries[name]
-    if not isinstance(entry, dict):
-        raise UserError(f"config: {kind}.{name} must be a map, got {entry!r}")
-    if "base" not in entry:
-        return entry
-    base = entry["base"]
-    if base not in entries:
-        raise UserError(f"config: {kind}.{name}.base: no {kind} is called {base!r}{did_you_mean(str(base), entries)}")
-    under = {key: value for key, value in resolve(kind, entries, base, (*seen, name)).items() if key != "grid"}
-    return merge(under, {key: value for key, value in entry.items() if key != "base"})
-
-
-def expand(runs: dict, name: str) -> dict[str, dict]:
-    """Returns the runs an entry stands for: itself, or one per point of its `grid:`."""
-    run = dict(resolve("run", runs, name))
-    grid = run.pop("grid", None)
-    if grid is None:
-        return {name: run}
-    if not isinstance(grid, dict) or not grid or not all(isinstance(v, list) and v for v in grid.values()):
-        raise UserError(f"config: run.{name}.grid must map dotted keys to lists of values, got {grid!r}")
-    short = {key: key.rpartition(".")[2] for key in grid}
-    short = short if len(set(short.values())) == len(short) else {key: key for key in grid}
-    points = {}
-    for values in itertools.product(*grid.values()):
-        point = deepcopy(run)
-        for key, value in zip(grid, values, strict=True):
-            place = point
-            for part in key.split(".")[:-1]:
-                place = place.setdefault(part, {})
-            place[key.rpartition(".")[2]] = value
-        label = "-".join(f"{short[key]}={value}" for key, value in zip(grid, values, strict=True))
-        points[f"{name}-{label}"] = point
-    return points
-
-
-def parse(kind: type[BaseModel], data: Any, where: str) -> Any:
-    """Returns data as the typed model `kind`. Raises UserError: one line that names the key."""
-    try:
-        return kind.model_validate(data)
-    except ValidationError as error:
-        problems = error.errors(include_url=False, include_context=False)
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise UserError(f"{where}: {problem_line(problems[0])}{more}") from None
-
-
-def problem_line(problem: dict) -> str:
-    """Returns one pydantic error as 'run.x.train.steps: what is wrong, got 3'."""
-    path = [str(part) for part in problem["loc"]]
-    no_source = problem["type"] in ("union_tag_invalid", "union_tag_not_found")
-    if path[:1] == ["corpus"] and not no_source:
-        # the source that was chosen stands in the location, a key nobody wrote: after the corpus's name, if it has one
-        tag = next((place for place in (2, 1) if place < len(path) and path[place] in CORPORA), len(path))
-        del path[tag : tag + 1]
-    key = ".".join(path) or "top level"
-    if problem["type"] == "missing":
-        return f"{key} is missing"
-    if no_source:
-        source = corpus_source(problem["input"])
-        return f"{key}.source must be one of {', '.join(CORPORA)}, got {source!r}{did_you_mean(str(source), CORPORA)}"
-    message = problem["msg"][0].lower() + problem["msg"][1:]
-    own = problem["type"] == "unknown" or isinstance(problem["input"], dict | BaseModel)
-    return f"{key}: {message}" if own else f"{key}: {message}, got {problem['input']!r}"
-
-
-def check_names(config: Config) -> None:
-    """Raises UserError where an entry names another that does not exist."""
-
-    def known(where: str, kind: str, name: str, entries: dict) -> None:
-        if name not in entries:
-            there = did_you_mean(name, entries) or f"; there are: {', '.join(entries)}"
-            raise UserError(f"config: {where}: no {kind} is called {name!r}{there}")
-
-    for name, tokenizer in config.tokenizer.items():
-        known(f"tokenizer.{name}.corpus", "corpus", tokenizer.corpus, config.corpus)
-    for name, run in config.run.items():
-        known(f"run.{name}.corpus", "corpus", run.corpus, config.corpus)
-        known(f"run.{name}.tokenizer", "tokenizer", run.tokenizer, config.tokenizer)
-    for name in config.runs:
-        known("runs", "run", name, config.run)
-
-
-# ---- the two kinds of keys
 
 
 def split_keys(section: BaseModel) -> tuple[dict, dict]:

@@ -14,7 +14,7 @@ os.environ.update(
 )
 
 import makelm.closure as makelm_closure
-import makelm.config as makelm_config
+import makelm.configfile as makelm_configfile
 import makelm.corpus as makelm_corpus
 import makelm.errors as makelm_errors
 import makelm.stages as makelm_stages
@@ -25,7 +25,7 @@ with open(LOCK_FILE) as lock_file:
     LOCK = lock_file.read()
 
 try:
-    SETTINGS = makelm_config.load(RAW)
+    SETTINGS = makelm_configfile.load(RAW)
     SOURCES = makelm_corpus.source_files(SETTINGS)
     for stage in makelm_stages.PARTS:
         makelm_stages.packages(stage, LOCK)  # also reads all code, so that a slip in it is found here
