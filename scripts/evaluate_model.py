@@ -23,10 +23,9 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def evaluate_model(job: cli.Job) -> None:
     """Scores a run on its validation documents."""
-    job.read_input("model", job.args.model / "manifest.json")
     corpus = job.read_input("corpus", job.args.corpus / "manifest.json")["facts"]
     data = shards.open_folder(job.args.shards, job.read_input)
-    trained = weights.load(job.args.model / "weights" / "model.safetensors")
+    trained = weights.open_run(job.args.model, job.read_input)
     weights.check_tokenizer(trained, data.tokenizer, str(job.args.shards))
     settings = job.config.evaluate
     skeleton = Skeleton(trained.model, trained.vocab_size)

@@ -23,9 +23,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def sample_model(job: cli.Job) -> None:
     """Writes the samples of a run."""
-    job.read_input("model", job.args.model / "manifest.json")
     job.read_input("tokenizer", job.args.tokenizer / "manifest.json")
-    trained = weights.load(job.args.model / "weights" / "model.safetensors")
+    trained = weights.open_run(job.args.model, job.read_input)
     encoding = tokenizer.load(job.args.tokenizer)
     weights.check_tokenizer(trained, encoding.digest, str(job.args.tokenizer))
     settings = job.config.sample

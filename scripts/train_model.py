@@ -126,10 +126,10 @@ def open_checkpoints(job: cli.Job) -> tuple[checkpoints.Checkpoints, str]:
 def publish(job: cli.Job, saved: checkpoints.Checkpoints, data: shards.Folder, state: dict, count: int, identity: str):
     """Writes weights, metrics and summary under their final names."""
     settings, shape = job.config.train, job.config.model
-    (job.staging / "weights").mkdir()
+    (job.staging / weights.FILE).parent.mkdir()
     parameters = {name: np.asarray(value) for name, value in state["parameters"].items()}
     made = weights.Weights(shape, data.vocab_size, data.end_of_text, data.tokenizer, parameters)
-    weights.save(made, job.staging / "weights" / "model.safetensors")
+    weights.save(made, job.staging / weights.FILE)
     saved.close()
     shutil.copyfile(saved.metrics_path, job.staging / "metrics.jsonl")
     rows = [json.loads(line) for line in (job.staging / "metrics.jsonl").read_text().splitlines()]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from conftest import random_parameters, shape
 
-from makelm import weights
+from makelm import manifest, weights
 from makelm.errors import UserError
 
 MADE = weights.Weights(shape(), 30, 29, "abc", random_parameters(shape(), 30))
@@ -33,3 +33,16 @@ def test_damage_and_absence_are_one_line(tmp_path):
 def test_another_tokenizer_is_refused_with_both_names():
     with pytest.raises(UserError, match="tokenizer abc, but here is xyz"):
         weights.check_tokenizer(MADE, "xyz", "here")
+
+
+def test_a_flipped_byte_is_noticed_before_the_weights_are_used(tmp_path):
+    path = tmp_path / weights.FILE
+    path.parent.mkdir()
+    weights.save(MADE, path)
+    content = {"stage": "train_model", "files": manifest.describe_files(tmp_path, frozenset())}
+    assert weights.open_run(tmp_path, lambda name, path: content).vocab_size == 30
+    damaged = bytearray(path.read_bytes())
+    damaged[-5] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(UserError, match="is damaged: its sha256 is not the one in its manifest"):
+        weights.open_run(tmp_path, lambda name, path: content)

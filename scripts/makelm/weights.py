@@ -1,6 +1,7 @@
 """Trained weights on disk: one safetensors file that says by itself which model it is."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from safetensors.numpy import save_file
 
 from makelm import config, manifest
 from makelm.errors import UserError
+
+FILE = "weights/model.safetensors"  # below a trained run's folder
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,15 @@ def load(path: Path) -> Weights:
         tokenizer=facts["tokenizer"],
         parameters=parameters,
     )
+
+
+def open_run(folder: Path, read_input: Callable[[str, Path], dict]) -> Weights:
+    """Returns the weights of a trained run, checked against its manifest, which is recorded as the input `model`.
+
+    `read_input(name, path)` returns the content of a manifest. Raises UserError where a byte is not as it was.
+    """
+    manifest.check_file(folder, read_input("model", folder / "manifest.json"), FILE)
+    return load(folder / FILE)
 
 
 def check_tokenizer(weights: Weights, digest: str, where: str) -> None:
