@@ -20,7 +20,7 @@ WORKFLOW := .venv/bin/python scripts/run_workflow.py --cores $(CORES)
 SNAKEFILES := Snakefile workflow/rules
 
 .DEFAULT_GOAL := all
-.PHONY: all tokenizer plan train sample evaluate export report download verify test test-parity check lock help
+.PHONY: all tokenizer plan train sample evaluate export report download verify test test-parity presets golden check lock help
 
 all: $(READY) ## build what config.yaml lists under runs:
 	@$(WORKFLOW) $(ARGS)
@@ -46,7 +46,7 @@ export: $(READY) ## RUN=<name> for Hugging Face transformers
 report: $(READY) ## the report on all runs
 	@$(WORKFLOW) results/write_report/manifest.json $(ARGS)
 
-download: $(READY) ## fetch all that needs the network, so that the rest runs without
+download: $(READY) ## fetch what needs the network, texts and weights, so that the rest runs without
 	@$(WORKFLOW) download $(ARGS)
 
 verify: $(READY) ## say what in results/ is missing, altered or stale; builds nothing
@@ -55,8 +55,16 @@ verify: $(READY) ## say what in results/ is missing, altered or stale; builds no
 test: $(READY) ## the tests
 	@.venv/bin/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
-test-parity: $(READY) $(PARITY)/.ready ## exports against Hugging Face transformers, which this installs beside .venv
+test-parity: $(READY) $(PARITY)/.ready ## exports and imports against transformers, which this installs beside .venv
 	@MAKELM_PARITY_PYTHON=$(CURDIR)/$(PARITY)/bin/python .venv/bin/python -m pytest tests/parity $(ARGS)
+
+golden: $(READY) $(PARITY)/.ready ## make anew what tests/test_golden.py compares the model with
+	@MAKELM_PARITY_PYTHON=$(CURDIR)/$(PARITY)/bin/python PYTHONPATH=scripts:tests:tests/parity \
+	  .venv/bin/python tests/golden/make_golden.py
+
+presets: $(READY) $(PARITY)/.ready ## check every preset: its size, a short run, transformers; writes docs/presets.md
+	@MAKELM_PARITY_PYTHON=$(CURDIR)/$(PARITY)/bin/python PYTHONPATH=$(CURDIR)/scripts \
+	  .venv/bin/python tests/presets/run.py
 
 check: $(READY) ## style and lint
 	.venv/bin/ruff check
@@ -86,5 +94,5 @@ $(READY): uv.lock pyproject.toml
 
 $(PARITY)/.ready: tests/parity/requirements.txt $(READY)
 	@.venv/bin/python -m venv --clear $(PARITY)
-	@$(PARITY)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@$(PARITY)/bin/python -m pip --require-virtualenv install --quiet --disable-pip-version-check -r $<
 	@touch $@

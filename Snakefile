@@ -3,6 +3,8 @@
     download_corpus -> train_tokenizer -> encode_shard -> plan_run -> train_model
                     -> sample_model, evaluate_model, export_model -> write_report
 
+    download_weights -> train_model, of a run that starts from other people's weights
+
 One stage = one rule = one program scripts/<rule>.py = one folder results/<rule>/. What is built is said in
 config.yaml under `runs:`. The README has the table of what reruns when something changes.
 """

@@ -28,7 +28,7 @@ def evaluate_model(job: cli.Job) -> None:
     trained = weights.open_run(job.args.model, job.read_input)
     weights.check_tokenizer(trained, data.tokenizer, str(job.args.shards))
     settings = job.config.evaluate
-    skeleton = Skeleton(trained.model, trained.vocab_size)
+    skeleton = Skeleton(trained.model, trained.vocab_size, trained.end_of_text)
     scored = evaluation.score(
         skeleton, trained.parameters, data.valid, data.end_of_text, settings.window, settings.stride
     )

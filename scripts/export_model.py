@@ -1,17 +1,22 @@
 """Stage export_model: weights + tokenizer -> a folder that Hugging Face's transformers loads.
 
-Writes model.safetensors, config.json, generation_config.json, tokenizer.json and tokenizer_config.json.
+Writes model.safetensors, config.json, generation_config.json, tokenizer.json and tokenizer_config.json, and in
+parity.json how far the logits of these files are from the model's. A model that no class of transformers computes
+is handed on in makelm's own layout; config.json then says why.
 """
 
 import json
+import shutil
 from argparse import ArgumentParser
 from pathlib import Path
 
-import jax.numpy as jnp
-import numpy as np
-from safetensors.numpy import save_file
+import jax
 
-from makelm import cli, export, tokenizer, tokenizer_export, weights
+from makelm import cli, export, parity, tensor_file, tokenizer, tokenizer_export, weights
+from makelm.errors import UserError
+from makelm.hugging_face_layouts import layout
+
+TENSORS = "model.safetensors"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -22,17 +27,43 @@ def add_arguments(parser: ArgumentParser) -> None:
 def export_model(job: cli.Job) -> None:
     """Writes a run in the Hugging Face layout."""
     job.read_input("tokenizer", job.args.tokenizer / "manifest.json")
-    trained = weights.open_run(job.args.model, job.read_input)
+    trained = weights.open_run(job.args.model, job.read_input, weights.open_file)
     encoding = tokenizer.load(job.args.tokenizer)
     weights.check_tokenizer(trained, encoding.digest, str(job.args.tokenizer))
-    dtype = job.config.export.dtype
-    tensors = {name: np.asarray(value, jnp.dtype(dtype)) for name, value in export.tensors(trained).items()}
-    save_file(tensors, job.staging / "model.safetensors", metadata={"format": "pt"})
-    write_json(job, "config.json", export.model_config(trained, dtype))
+    try:
+        architecture, reason = layout(trained.model).architecture, ""
+    except UserError as error:
+        architecture, reason = None, str(error)
+    found = write_layout(job, trained) if architecture else write_own(job, trained, reason)
+    write_json(job, "parity.json", found)
     write_json(job, "generation_config.json", export.generation_config(trained))
     for name, content in tokenizer_export.hugging_face_files(encoding).items():
         write_json(job, name, content)
-    job.publish({"architecture": export.architecture(trained.model)})
+    job.publish({"architecture": architecture}, measured=("parity.json",))
+
+
+def write_layout(job: cli.Job, trained: weights.Weights) -> dict:
+    """Writes the tensors and config.json, and returns how they compare with the model."""
+    jax.config.update("jax_platforms", "cpu")  # an accelerator may be in use, and rounds its products
+    dtype = job.config.export.dtype
+    tensor_file.write(job.staging / TENSORS, export.tensors(trained), dtype, {"format": "pt"})
+    write_json(job, "config.json", export.model_config(trained, dtype))
+    found = parity.measure(job.staging, trained, dtype)
+    parity.check(found)
+    job.say(
+        f"{found['architecture']} in {dtype}: logits of {found['tokens']} tokens are within"
+        f" {found['max_logit_difference']:.1e} of the model's (the largest is {found['largest_logit']:.3g})"
+    )
+    return found
+
+
+def write_own(job: cli.Job, trained: weights.Weights, reason: str) -> dict:
+    """Hands the weights on as they are, with a config.json that says why, and returns that there is no comparison."""
+    shutil.copyfile(job.args.model / weights.FILE, job.staging / TENSORS)
+    own = {"architectures": None, "reason": reason, "model": trained.model.model_dump()}
+    write_json(job, "config.json", own)
+    job.say(f"{reason}; the weights are handed on in makelm's own layout")
+    return {"architecture": None}
 
 
 def write_json(job: cli.Job, name: str, content: dict) -> None:

@@ -20,27 +20,42 @@ UTILIZATION = 0.4  # of a large matmul's rate, what training of a small model re
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("--tokenizer", type=Path, required=True, help="folder of the run's tokenizer")
+    vocabulary = parser.add_mutually_exclusive_group(required=True)
+    vocabulary.add_argument("--tokenizer", type=Path, help="folder of the run's tokenizer")
+    vocabulary.add_argument("--vocab-size", type=int, help="number of tokens, where there is no tokenizer yet")
 
 
 def plan_run(job: cli.Job) -> None:
     """Writes the plan of a run."""
-    job.read_input("tokenizer", job.args.tokenizer / "manifest.json")
-    vocab_size = tokenizer.load(job.args.tokenizer).vocab_size
     settings, mesh = job.config, sharding.make_mesh(job.config.mesh, jax.devices())
-    trainer = training.make_trainer(settings.model, settings.train, vocab_size, mesh)
-    plan = planning.plan(settings.model, mesh, trainer, settings.train.batch_size, settings.train.steps)
+    vocab_size = vocabulary(job)
+    # which token ends a text does not matter to a plan
+    trainer = training.make_trainer(settings.model, settings.train, settings.compute, vocab_size, 0, mesh)
+    shapes = trainer.state_shapes["parameters"]
+    job.say(f"{training.parameter_count(shapes):,} parameters with a vocabulary of {vocab_size:,} tokens")
     device = jax.devices()[0]
+    have = memory(device, mesh.size)
+    # before the step is compiled, which takes long where a model is large
+    planning.check_fit(sum(planning.state_bytes(trainer).values()), have, device.device_kind)
+    plan = planning.plan(settings.model, mesh, trainer, settings.train.batch_size, settings.train.steps)
     needed = sum(plan["bytes_per_device"].values())
-    planning.check_fit(needed, memory(device, mesh.size), device.device_kind)
+    planning.check_fit(needed, have, device.device_kind)
     seconds = plan["flops"] / mesh.size / (UTILIZATION * matmul_flops())
     (job.staging / "plan.json").write_text(json.dumps(plan, indent=1) + "\n")
     (job.staging / "timings.jsonl").write_text(json.dumps({"estimated_seconds": round(seconds, 1)}) + "\n")
     job.say(
-        f"{plan['parameters']:,} parameters, {plan['flops_per_token'] / 1e6:.1f} MFLOP per token,"
-        f" {size(needed)} on each of {mesh.size}, {plan['tokens']:,} tokens, roughly {clock(seconds)}"
+        f"{plan['flops_per_token'] / 1e6:.1f} MFLOP per token, {size(needed)} on each of {mesh.size},"
+        f" {plan['tokens']:,} tokens, roughly {clock(seconds)}"
     )
     job.publish({"vocab_size": vocab_size}, measured=("timings.jsonl",), device=device.device_kind)
+
+
+def vocabulary(job: cli.Job) -> int:
+    """Returns the number of tokens."""
+    if job.args.tokenizer is None:
+        return job.args.vocab_size
+    job.read_input("tokenizer", job.args.tokenizer / "manifest.json")
+    return tokenizer.load(job.args.tokenizer).vocab_size
 
 
 def memory(device: jax.Device, devices: int) -> int | None:

@@ -33,7 +33,7 @@ def sample_model(job: cli.Job) -> None:
     seeds = [settings.seed + index for index in range(len(texts))]
     options = generate.Options(settings.temperature, settings.top_k, settings.top_p)
     started = time.monotonic()
-    skeleton = Skeleton(trained.model, trained.vocab_size)
+    skeleton = Skeleton(trained.model, trained.vocab_size, trained.end_of_text)
     written = generate.generate(skeleton, trained.parameters, prompts, seeds, settings.max_new_tokens, options)
     seconds = time.monotonic() - started
     samples = [

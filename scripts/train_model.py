@@ -2,7 +2,8 @@
 
 Reads train-*.bin and valid-*.bin with their manifests; writes weights/model.safetensors, metrics.jsonl (a line
 per step), summary.json and timings.jsonl, all together at the end. Checkpoints stand in checkpoints/<identity>/
-meanwhile: the same command goes on from the latest one, another model, corpus or code begins at step 0.
+meanwhile: the same command goes on from the latest one, another model, corpus or code begins at step 0, with
+random weights or those of --start.
 """
 
 import json
@@ -10,18 +11,22 @@ import shutil
 import time
 from argparse import ArgumentParser
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from makelm import checkpoints, cli, manifest, sharding, shards, training, weights
+from makelm import checkpoints, cli, hugging_face, loss, manifest, sharding, shards, training, warm_start, weights
 from makelm.batches import Batches
 from makelm.errors import Interrupted, UserError
+
+Begin = Callable[[checkpoints.Checkpoints], tuple[int, dict]]
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--shards", type=Path, required=True, help="folder of token shards (results/encode_shard/...)")
+    parser.add_argument("--start", type=Path, help="folder of the run or the downloaded weights that start: names")
 
 
 def train_model(job: cli.Job) -> None:
@@ -32,19 +37,68 @@ def train_model(job: cli.Job) -> None:
     batches = Batches(data.train, shape.context_length, settings.batch_size, settings.seed)
     held_out = validation_windows(data.valid, shape.context_length, settings.batch_size, settings.validate_windows)
     mesh = sharding.make_mesh(job.config.mesh, jax.devices())
-    trainer = training.make_trainer(shape, settings, data.vocab_size, mesh)
+    trainer = training.make_trainer(shape, settings, job.config.compute, data.vocab_size, data.end_of_text, mesh)
+    begin = beginning(job, trainer, data)
     saved, identity = open_checkpoints(job)
     start, state = saved.restore(trainer.state_shapes, job.say)
     if state is None:
-        state = trainer.initial_state()
-    count = training.parameter_count(trainer.state_shapes)
+        start, state = begin(saved)
+    count = training.parameter_count(trainer.state_shapes["parameters"])
     job.say(
         f"{count:,} parameters, {settings.steps} steps of {settings.batch_size * shape.context_length:,} tokens"
         f" from {batches.windows:,} windows, on {describe_devices()}; from step {start}, identity {identity}"
     )
     state = loop(job, trainer, saved, batches, held_out, start, state)
     saved.wait()
-    publish(job, saved, data, state, count, identity)
+    publish(job, saved, data, trainer, state, identity)
+
+
+def beginning(job: cli.Job, trainer: training.Trainer, data: shards.Folder) -> Begin:
+    """Returns what makes the first state where there is no checkpoint: (steps that count as done, state)."""
+    if job.config.start is None:
+        return lambda saved: (0, trainer.initial_state())
+    if job.args.start is None:
+        raise UserError("start names weights, so --start needs their folder")
+    return begin_from_run(job, trainer, data) if job.config.start.run else begin_from_others(job, trainer, data)
+
+
+def begin_from_others(job: cli.Job, trainer: training.Trainer, data: shards.Folder) -> Begin:
+    """Returns the beginning with weights in the layout of Hugging Face."""
+    folder, shapes = job.args.start, trainer.state_shapes["parameters"]
+    content = job.read_input("start", folder / "manifest.json")
+    source = hugging_face.open_folder(folder)
+    source.check(job.config.model, data.vocab_size)
+
+    def begin(saved: checkpoints.Checkpoints) -> tuple[int, dict]:
+        for name in content["files"]:  # only here: to read 24 GB takes a while, and a checkpoint needs none of it
+            manifest.check_file(folder, content, name)
+        return 0, trainer.begin(warm_start.place(source.parameter, shapes))
+
+    return begin
+
+
+def begin_from_run(job: cli.Job, trainer: training.Trainer, data: shards.Folder) -> Begin:
+    """Returns the beginning with the weights of another run, and what is kept of its optimizer and schedule."""
+    folder, wanted, shapes = job.args.start, job.config.start, trainer.state_shapes
+    content = job.read_input("start", folder / "manifest.json")
+    other = weights.open_run(folder, lambda *_: content, weights.open_file)
+    weights.check_tokenizer(other, data.tokenizer, str(job.args.shards))
+    warm_start.check_same(job.config.model, other.model, str(folder))
+    done = json.loads((folder / "summary.json").read_text())["steps"]
+    first = warm_start.first_step(wanted, done, job.config.train.steps)
+
+    def begin(saved: checkpoints.Checkpoints) -> tuple[int, dict]:
+        state = trainer.begin(warm_start.place(warm_start.reader(other.parameters), shapes["parameters"]))
+        if wanted.optimizer == "kept":
+            state["optimizer"] = warm_start.kept_optimizer(
+                folder, content["facts"]["identity"], done, shapes["optimizer"]
+            )
+        state = trainer.at_step(state, first)
+        if first:  # its steps count as this run's own, so they stand in its metrics
+            shutil.copyfile(folder / "metrics.jsonl", saved.metrics_path)
+        return first, state
+
+    return begin
 
 
 def loop(job, trainer, saved, batches, held_out, start, state) -> dict:
@@ -99,7 +153,7 @@ def loop(job, trainer, saved, batches, held_out, start, state) -> dict:
 def validation_windows(tokens: list[np.ndarray], length: int, batch_size: int, wanted: int) -> np.ndarray:
     """Returns the first windows of the validation shards, windows_WT of length + 1 tokens, W a whole number of batches.
 
-    Raises UserError where there is less than one window. A short validation part is repeated to fill a batch.
+    Raises UserError where there is less than one window. A last batch is filled up with rows that predict nothing.
     """
     joined = np.concatenate([np.asarray(shard) for shard in tokens]).astype(np.int32)
     have = (len(joined) - 1) // length
@@ -108,9 +162,10 @@ def validation_windows(tokens: list[np.ndarray], length: int, batch_size: int, w
             f"model.context_length: {length} is longer than the validation data ({len(joined)} tokens);"
             " use a longer corpus, a larger valid_fraction or a shorter context"
         )
-    count = -(-min(wanted, have) // batch_size) * batch_size
-    starts = (np.arange(count) % have) * length
-    return joined[starts[:, None] + np.arange(length + 1)[None, :]]
+    starts = np.arange(min(wanted, have)) * length
+    windows_WT = joined[starts[:, None] + np.arange(length + 1)[None, :]]
+    missing = -len(windows_WT) % batch_size
+    return np.concatenate([windows_WT, np.full((missing, length + 1), loss.NONE, np.int32)])
 
 
 def open_checkpoints(job: cli.Job) -> tuple[checkpoints.Checkpoints, str]:
@@ -123,11 +178,11 @@ def open_checkpoints(job: cli.Job) -> tuple[checkpoints.Checkpoints, str]:
     return checkpoints.Checkpoints(folder / identity, job.config.train.keep_checkpoints), identity
 
 
-def publish(job: cli.Job, saved: checkpoints.Checkpoints, data: shards.Folder, state: dict, count: int, identity: str):
+def publish(job: cli.Job, saved, data: shards.Folder, trainer: training.Trainer, state: dict, identity: str) -> None:
     """Writes weights, metrics and summary under their final names."""
     settings, shape = job.config.train, job.config.model
     (job.staging / weights.FILE).parent.mkdir()
-    parameters = {name: np.asarray(value) for name, value in state["parameters"].items()}
+    parameters = trainer.result(state)
     made = weights.Weights(shape, data.vocab_size, data.end_of_text, data.tokenizer, parameters)
     weights.save(made, job.staging / weights.FILE)
     saved.close()
@@ -136,7 +191,7 @@ def publish(job: cli.Job, saved: checkpoints.Checkpoints, data: shards.Folder, s
     last = rows[-max(1, len(rows) // 20) :]
     summary = {
         "identity": identity,
-        "parameters": count,
+        "parameters": training.parameter_count(trainer.state_shapes["parameters"]),
         "steps": settings.steps,
         "tokens": settings.steps * settings.batch_size * shape.context_length,
         "loss": float(np.mean([row["loss"] for row in last])),  # over the last twentieth of the steps

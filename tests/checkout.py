@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = "workflow/presets/tiny.yaml"
@@ -109,10 +110,17 @@ def scratch(built, tmp_path) -> Checkout:
 
 
 @pytest.fixture(scope="session")
-def built(tmp_path_factory) -> Checkout:
+def built(tmp_path_factory, worker_id) -> Checkout:
     """A copy of this checkout with the tiny preset built. Who changes it puts it back."""
-    copy = copy_checkout(tmp_path_factory.mktemp("built"))
-    made = copy.make()
-    assert made.returncode == 0, made.stdout + made.stderr
-    copy.said = made.stdout
+    # the processes of the tests have one parent folder: the first builds there, each takes a copy
+    parent = tmp_path_factory.getbasetemp() if worker_id == "master" else tmp_path_factory.getbasetemp().parent
+    first, said = parent / "first", parent / "first.txt"
+    with FileLock(parent / "first.lock"):
+        if not said.exists():
+            made = copy_checkout(first).make()
+            assert made.returncode == 0, made.stdout + made.stderr
+            said.write_text(made.stdout)
+    copy = Checkout(tmp_path_factory.mktemp("built") / "tree")
+    shutil.copytree(first, copy.folder, symlinks=True)
+    copy.said = said.read_text()
     return copy

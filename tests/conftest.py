@@ -24,7 +24,7 @@ import jax
 import numpy as np
 import pytest
 
-from makelm import config, configfile
+from makelm import config, configfile, training
 from makelm.model import Skeleton, shapes
 
 pytest_plugins = ("checkout",)  # fixtures of the tests of the whole
@@ -37,28 +37,51 @@ SHAPE = {
     "n_kv_heads": 2,
     "d_head": 8,
     "d_ff": 32,
+    "vocab_multiple": 1,
+    "norm": {"kind": "rmsnorm", "scale": True, "bias": False, "eps": 1e-6},
+    "qk_norm": "rmsnorm",
+    "positions": {"kind": "rope", "base": 10000, "dims": None, "pairs": "halves"},
     "activation": "swiglu",
-    "qk_norm": True,
+    "residual": "serial",
+    "biases": {"attention": False, "mlp": False, "head": False},
     "tie_embeddings": False,
-    "rope_base": 10000,
-    "norm_eps": 1e-6,
+    "logit_soft_cap": None,
+    "dropout": 0,
+    "mask_documents": False,
+    "init": "zero_out",
     "compute_dtype": "float32",
+    "residual_dtype": "float32",
+    "parameter_dtype": "float32",
 }
+COMPUTE = {"attention": "xla", "scan_layers": False, "remat": False, "accumulate": 1}
 TRAIN = {
     "seed": 0,
     "steps": 12,
     "batch_size": 8,
     "optimizer": {
         "kind": "muon",
-        "learning_rates": {"matrices": 0.02, "embedding": 0.02, "head": 0.01, "norms": 0.01},
+        "learning_rates": {"matrices": 0.02, "embedding": 0.02, "head": 0.01, "vectors": 0.01},
+        "rate_multipliers": {},
         "beta1": 0.9,
         "beta2": 0.95,
         "eps": 1e-8,
         "momentum": 0.95,
         "weight_decay": 0.0,
+        "independent_decay": False,
+        "decay": ["matrices", "embedding", "head"],
+        "decay_except": [],
         "clip_norm": None,
     },
-    "schedule": {"kind": "linear", "warmup_steps": 2, "decay_fraction": 0.5, "final": 0.0},
+    "schedule": {
+        "kind": "linear",
+        "warmup_steps": 2,
+        "warmup_start": None,
+        "decay_fraction": 0.5,
+        "decay_end": None,
+        "final": 0.0,
+    },
+    "z_loss": 0.0,
+    "ema": None,
     "validate_every": 6,
     "validate_windows": 8,
     "checkpoint_every": 4,
@@ -68,13 +91,23 @@ TRAIN = {
 
 
 def shape(**changes) -> config.Model:
-    """Returns a small model's shape."""
-    return configfile.parse(config.Model, SHAPE | changes, "test")
+    """Returns a small model's shape; nested changes are laid over."""
+    return configfile.parse(config.Model, configfile.merge(SHAPE, changes), "test")
 
 
 def train(**changes) -> config.Train:
     """Returns small training keys; nested changes are laid over."""
     return configfile.parse(config.Train, configfile.merge(TRAIN, changes), "test")
+
+
+def compute(**changes) -> config.Compute:
+    """Returns how to compute, unless changed as plainly as can be."""
+    return configfile.parse(config.Compute, COMPUTE | changes, "test")
+
+
+def make_trainer(model: config.Model, settings: config.Train, vocab_size: int, mesh, **how) -> training.Trainer:
+    """Returns a trainer of a vocabulary whose last token ends a text."""
+    return training.make_trainer(model, settings, compute(**how), vocab_size, vocab_size - 1, mesh)
 
 
 def random_parameters(model: config.Model, vocab_size: int) -> dict:
@@ -87,7 +120,7 @@ def random_parameters(model: config.Model, vocab_size: int) -> dict:
 
 def forward(model: config.Model, vocab_size: int, parameters: dict, tokens_BT: np.ndarray) -> np.ndarray:
     """Returns logits_BTV of the full forward pass."""
-    return np.asarray(jax.jit(lambda p, t: Skeleton(model, vocab_size)(p)(t))(parameters, tokens_BT))
+    return np.asarray(jax.jit(lambda p, t: Skeleton(model, vocab_size, vocab_size - 1)(p)(t))(parameters, tokens_BT))
 
 
 @pytest.fixture

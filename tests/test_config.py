@@ -11,6 +11,9 @@ from makelm.errors import UserError
 
 DEFAULT = yaml.safe_load((Path(__file__).parent.parent / "config.yaml").read_text())
 
+LEARNED = dict.fromkeys(("corpus", "vocab_size", "pattern"))  # what a tokenizer that has a name does not need
+GPT2 = {"kind": "tiktoken", "encoding": "gpt2", "file": None, "end_of_text": True} | LEARNED
+
 
 def changed(path: str, value: object) -> dict:
     """Returns the default configuration with one dotted key set; `...` as the value removes it."""
@@ -64,6 +67,13 @@ def test_the_default_is_valid_and_values_have_their_types():
         ("run.stdlib.train.schedule.warmup_steps", 10**6, "schedule.warmup_steps must be less than steps"),
         ("run.stdlib.evaluate.stride", 10**6, "run.stdlib.evaluate: stride must be at most window"),
         ("run.stdlib.mesh.data", 0, "run.stdlib.mesh: axes are 1 or more"),
+        (
+            "run.stdlib.compute.attention",
+            "cudnn",
+            "run.stdlib: compute.attention: cudnn needs model.compute_dtype: bfloa",
+        ),
+        ("run.stdlib.compute.accumulate", 3, "run.stdlib: train.batch_size must be a multiple of compute.accumulate"),
+        ("weights", None, "weights must be a map of named entries, got None"),
         ("run.stdlib.corpus", "stdlob", "run.stdlib.corpus: no corpus is called 'stdlob'; did you mean 'stdlib'?"),
         ("run.stdlib.tokenizer", "zzz", "run.stdlib.tokenizer: no tokenizer is called 'zzz'; there are: stdlib_bpe"),
         ("runs", ["stdlop"], "runs: no run is called 'stdlop'; did you mean 'stdlib'?"),
@@ -74,10 +84,34 @@ def test_the_default_is_valid_and_values_have_their_types():
         ("run.a/b", DEFAULT["run"]["stdlib"], "run.a/b"),
         ("tokenizer.stdlib_bpe.vocab_size", None, "tokenizer.stdlib_bpe: vocab_size and pattern are for kind: bpe"),
         ("tokenizer.stdlib_bpe.vocab_size", 256, "tokenizer.stdlib_bpe.vocab_size: input should be greater than"),
+        ("tokenizer.stdlib_bpe.corpus", None, "tokenizer.stdlib_bpe: corpus is null for kind: tiktoken, and for no"),
+        ("tokenizer.stdlib_bpe.encoding", "gpt2", "tokenizer.stdlib_bpe: encoding and file are for kind: tiktoken"),
+        ("tokenizer.stdlib_bpe", GPT2 | {"encoding": "gpt5"}, "stdlib_bpe.encoding: input should be 'gpt2', "),
+        ("tokenizer.stdlib_bpe", GPT2 | {"encoding": None}, "stdlib_bpe: encoding and file are for kind: tiktoken"),
+        ("tokenizer.stdlib_bpe", GPT2 | {"corpus": "stdlib"}, "stdlib_bpe: corpus is null for kind: tiktoken"),
+        ("tokenizer.stdlib_bpe", GPT2 | {"end_of_text": False}, "stdlib_bpe: end_of_text must be true for kind: tik"),
     ],
 )
 def test_what_is_wrong_is_refused_in_one_line_that_names_the_key(path, value, expected):
     assert expected in refusal(changed(path, value))
+
+
+def test_learned_positions_end_at_the_context():
+    model = {"positions": {"kind": "learned"}, "context_length": 201}
+    settings = configfile.load(with_runs(a={"base": "stdlib", "model": model, "evaluate": {"window": 201}}))
+    assert settings.run["a"].model.positions.kind == "learned"
+    short = {"base": "stdlib", "model": model | {"context_length": 200}}
+    line = refusal(with_runs(a=short))
+    assert "run.a: sample.max_new_tokens must be less than model.context_length" in line and "got 200 and 200" in line
+    line = refusal(with_runs(a=short | {"sample": {"max_new_tokens": 199}}))
+    assert "run.a: evaluate.window must be at most model.context_length" in line and "got 256 and 200" in line
+
+
+def test_masked_documents_need_the_token_that_parts_them():
+    raw = changed("run.stdlib.model.mask_documents", True)
+    assert configfile.load(raw).run["stdlib"].model.mask_documents
+    raw["tokenizer"]["stdlib_bpe"]["end_of_text"] = False
+    assert "set tokenizer.stdlib_bpe.end_of_text: true" in refusal(raw)
 
 
 def test_numbers_as_people_write_them_are_numbers():
@@ -150,7 +184,7 @@ def test_keys_are_of_two_kinds():
     run = configfile.load(DEFAULT).run["stdlib"]
     result, execution = config.split_keys(run)
     assert result["train"]["steps"] == run.train.steps and "log_every" not in result["train"]
-    assert set(execution) == {"cores", "mesh", "train"}
+    assert set(execution) == {"cores", "mesh", "compute", "train"}
     assert set(execution["train"]) == {"checkpoint_every", "keep_checkpoints", "log_every"}
     assert "mesh" not in result and set(execution["mesh"]) == {"data", "fsdp", "tensor"}
     assert configfile.merge(result, execution) == run.model_dump()

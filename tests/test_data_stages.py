@@ -17,7 +17,8 @@ from makelm import documents, manifest, shards, tokenizer
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SCRIPTS = REPOSITORY / "scripts"
-BPE = {"kind": "bpe", "corpus": "mine", "vocab_size": 270, "pattern": r"\s+|\S+", "end_of_text": True}
+LEARNED = {"corpus": "mine", "vocab_size": 270, "pattern": r"\s+|\S+", "end_of_text": True}
+BPE = {"kind": "bpe", "encoding": None, "file": None, **LEARNED}
 
 
 def corpus_keys(*paths: Path, **change: object) -> dict:

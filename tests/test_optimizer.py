@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from conftest import random_parameters, shape, train
 
@@ -13,7 +14,7 @@ V = 32
 
 def update(settings, gradient_of=jnp.ones_like):
     parameters = random_parameters(shape(), V)
-    made = optimizer.make_optimizer(settings)
+    made = optimizer.make_optimizer(settings, parameters)
     gradients = {name: gradient_of(parameter) for name, parameter in parameters.items()}
     updates, _ = jax.jit(lambda g, p: made.update(g, made.init(p), p))(gradients, parameters)
     return parameters, updates
@@ -25,6 +26,7 @@ def update(settings, gradient_of=jnp.ones_like):
         ("linear", {0: 1 / 11, 9: 10 / 11, 10: 1, 54: 1, 55: 1, 100: 0.1, 77.5: 0.55}),
         ("cosine", {0: 1 / 11, 10: 1, 55: 1, 77.5: 0.55, 100: 0.1}),
         ("constant", {0: 1 / 11, 10: 1, 100: 1}),
+        ("rsqrt", {0: 1 / 11, 10: 1, 43: 0.5, 98: 1 / 3}),
     ],
 )
 def test_schedule_warms_up_holds_and_decays_to_final(kind, steps_and_factors):
@@ -34,8 +36,71 @@ def test_schedule_warms_up_holds_and_decays_to_final(kind, steps_and_factors):
         assert float(factor(step)) == pytest.approx(expected, abs=1e-6), step
 
 
+def test_a_decay_can_end_before_training_does_and_a_warm_up_begin_anywhere():
+    plan = {"kind": "linear", "warmup_steps": 10, "warmup_start": 0.5, "decay_fraction": 1.0, "decay_end": 60}
+    factor = optimizer.schedule(train(steps=100, schedule=plan | {"final": 0.2}))
+    for step, expected in {0: 0.5, 5: 0.75, 10: 1, 35: 0.6, 60: 0.2, 99: 0.2}.items():
+        assert float(factor(step)) == pytest.approx(expected), step
+
+
+FLAT = {"kind": "constant", "warmup_steps": 0}
+
+
+@pytest.mark.parametrize(
+    ("kind", "theirs"),
+    [
+        ("adamw", lambda options: optax.adamw(0.01, 0.9, 0.95, 1e-8, weight_decay=0.3)),
+        ("lion", lambda options: optax.lion(0.01, 0.9, 0.95, weight_decay=0.3)),
+        ("adafactor", lambda options: optax.adafactor(0.01, eps=1e-30, min_dim_size_to_factor=8)),
+    ],
+)
+def test_a_few_steps_are_those_of_optax(kind, theirs, monkeypatch):
+    rates = dict.fromkeys(("matrices", "embedding", "head", "vectors"), 0.01)
+    options = {"kind": kind, "learning_rates": rates, "decay": list(rates), "weight_decay": 0.3}
+    if kind == "adafactor":
+        options |= {"weight_decay": 0, "eps": 1e-30}
+        monkeypatch.setattr(optimizer, "MIN_DIM_TO_FACTOR", 8)  # Optax's least is 128, more than there is here
+    parameters = random_parameters(shape(), V)
+    own, other = optimizer.make_optimizer(train(optimizer=options, schedule=FLAT), parameters), theirs(options)
+    rng, mine, yours = np.random.default_rng(0), parameters, parameters
+    own_state, other_state = own.init(mine), other.init(yours)
+    for _ in range(3):
+        gradients = {name: rng.standard_normal(p.shape, np.float32) for name, p in parameters.items()}
+        updates, own_state = jax.jit(own.update)(gradients, own_state, mine)
+        mine = optax.apply_updates(mine, updates)
+        updates, other_state = jax.jit(other.update)(gradients, other_state, yours)
+        yours = optax.apply_updates(yours, updates)
+    for name in parameters:
+        np.testing.assert_allclose(mine[name], yours[name], rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def test_a_parameter_s_name_can_change_its_rate_and_spare_it_from_decay():
+    rates = dict.fromkeys(("matrices", "embedding", "head", "vectors"), 0.01)
+    options = {
+        "kind": "adamw",
+        "learning_rates": rates,
+        "rate_multipliers": {"blocks.1.": 0.5, "mlp": 3.0},
+        "weight_decay": 0.1,
+        "decay": ["matrices", "vectors"],
+        "decay_except": ["query"],
+    }
+    parameters, updates = update(train(optimizer=options, schedule=FLAT), jnp.zeros_like)
+    for name, factor in {"mlp.up_DF": 3, "attention.key_DKH": 1, "mlp_norm.scale": 3, "attention.query_DNH": 0}.items():
+        for layer, times in ((0, factor), (1, 0.5 if factor else 0)):  # the first part that fits counts
+            full = f"blocks.{layer}.{name}"
+            np.testing.assert_allclose(updates[full], -1e-3 * times * parameters[full], rtol=1e-5, err_msg=full)
+    assert not np.any(updates["embedding_VD"])
+
+
+def test_independent_decay_does_not_grow_with_the_peak_learning_rate():
+    rates = dict.fromkeys(("matrices", "embedding", "head", "vectors"), 0.004)
+    options = {"kind": "adamw", "learning_rates": rates, "weight_decay": 0.1, "independent_decay": True}
+    parameters, updates = update(train(optimizer=options, schedule=FLAT), jnp.zeros_like)
+    np.testing.assert_allclose(updates["embedding_VD"], -0.1 * parameters["embedding_VD"], rtol=1e-5)
+
+
 def test_each_kind_of_parameter_moves_at_its_own_rate():
-    rates = {"matrices": 1e-2, "embedding": 2e-2, "head": 3e-2, "norms": 4e-2}
+    rates = {"matrices": 1e-2, "embedding": 2e-2, "head": 3e-2, "vectors": 4e-2}
     flat = {"kind": "constant", "warmup_steps": 0}
     _, updates = update(train(optimizer={"kind": "adamw", "learning_rates": rates}, schedule=flat))
     for name, change in updates.items():

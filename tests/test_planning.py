@@ -2,9 +2,9 @@
 
 import jax
 import pytest
-from conftest import shape, train
+from conftest import make_trainer, shape, train
 
-from makelm import config, planning, sharding, training
+from makelm import config, planning, sharding
 from makelm.errors import UserError
 
 V = 64
@@ -12,11 +12,11 @@ V = 64
 
 def trainer_on(fsdp, model, settings):
     mesh = sharding.make_mesh(config.Mesh(data=1, fsdp=fsdp, tensor=1), jax.devices()[:fsdp])
-    return mesh, training.make_trainer(model, settings, V, mesh)
+    return mesh, make_trainer(model, settings, V, mesh)
 
 
 def test_parameters_and_flops_are_those_of_the_formula():
-    model = shape(activation="relu_squared", qk_norm=False)
+    model = shape(activation="relu_squared", qk_norm=None)
     mesh, trainer = trainer_on(1, model, train())
     plan = planning.plan(model, mesh, trainer, 8, 12)
     # q 16x32, k and v 16x16, o 32x16, up and down 16x32, two norms; embedding, head and the last norm
@@ -29,7 +29,7 @@ def test_parameters_and_flops_are_those_of_the_formula():
 
 def test_state_bytes_are_those_of_the_state_on_each_mesh():
     for fsdp in (1, 8):
-        model = shape(d_model=64)
+        model = shape(d_model=64, n_layers=1)
         mesh, trainer = trainer_on(fsdp, model, train())
         plan = planning.plan(model, mesh, trainer, 8, 12)["bytes_per_device"]
         state = trainer.initial_state()

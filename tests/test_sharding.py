@@ -3,9 +3,9 @@
 import jax
 import numpy as np
 import pytest
-from conftest import shape, train
+from conftest import make_trainer, shape, train
 
-from makelm import config, sharding, training
+from makelm import config, sharding
 from makelm.errors import UserError
 from makelm.model import shapes
 
@@ -37,11 +37,11 @@ def test_a_dim_that_does_not_divide_is_named():
 
 def test_a_batch_that_does_not_divide_is_named():
     with pytest.raises(UserError, match=r"train.batch_size: 12 rows do not divide over 8 devices"):
-        sharding.check_batch(mesh_of(1, 8, 1), 12)
+        sharding.check_batch(mesh_of(1, 8, 1), 12, 1)
 
 
 def test_parameters_and_optimizer_state_lie_in_eighths():
-    trainer = training.make_trainer(shape(d_model=64, d_ff=128), train(), 512, mesh_of(1, 8, 1))
+    trainer = make_trainer(shape(d_model=64, d_ff=128), train(), 512, mesh_of(1, 8, 1))
     state = trainer.initial_state()
     whole = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     own = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
@@ -52,7 +52,7 @@ def test_meshes_give_the_same_losses():
     windows = np.random.default_rng(0).integers(0, 64, (4, 8, 17)).astype(np.int32)
     losses = []
     for axes, devices in (((1, 1, 1), jax.devices()[:1]), ((1, 8, 1), None), ((2, 2, 2), None)):
-        trainer = training.make_trainer(shape(), train(), 64, mesh_of(*axes, devices))
+        trainer = make_trainer(shape(n_layers=1), train(), 64, mesh_of(*axes, devices))
         state = trainer.initial_state()
         row = []
         for step in range(4):

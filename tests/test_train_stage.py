@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import SHAPE, TRAIN
+from conftest import COMPUTE, SHAPE, TRAIN
 
-from makelm import configfile, manifest, shards
+from makelm import configfile, manifest, shards, weights
 
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "train_model.py"
 FAST = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-STEPS = 600
+STEPS = 400
 
 
 @pytest.fixture(scope="module")
@@ -35,16 +35,24 @@ def data(tmp_path_factory):
     return folder
 
 
-def command(data, out, changes=None, *more):
-    keys = configfile.merge(TRAIN, {"steps": STEPS, "checkpoint_every": 50, "validate_every": 300} | (changes or {}))
-    raw = {"locked": {}, "model": SHAPE, "mesh": {"data": 1, "fsdp": -1, "tensor": 1}, "train": keys}
+def command(data, out, changes=None, *more, start=None, model=None):
+    keys = configfile.merge(TRAIN, {"steps": STEPS, "checkpoint_every": 50, "validate_every": 200} | (changes or {}))
+    mesh = {"data": 1, "fsdp": -1, "tensor": 1}
+    raw = {
+        "locked": {},
+        "model": SHAPE | (model or {}),
+        "mesh": mesh,
+        "compute": COMPUTE,
+        "train": keys,
+        "start": start,
+    }
     words = ["--config", json.dumps(raw), "--shards", data, "--out", out, "--cores", "2", *more]
     return [sys.executable, SCRIPT, *map(str, words)]
 
 
-def train(data, out, changes=None, *more):
+def train(data, out, changes=None, *more, **others):
     environment = os.environ | {"XLA_FLAGS": FAST}
-    return subprocess.run(command(data, out, changes, *more), env=environment, text=True, capture_output=True)
+    return subprocess.run(command(data, out, changes, *more, **others), env=environment, text=True, capture_output=True)
 
 
 def start_and_stop(data, out, number):
@@ -76,7 +84,7 @@ def undisturbed(data, tmp_path_factory):
 def test_metrics_have_every_step_once_and_the_loss_falls(undisturbed):
     rows = [json.loads(line) for line in (undisturbed / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
-    assert [row["step"] for row in rows if "validation_loss" in row] == [300, 600]
+    assert [row["step"] for row in rows if "validation_loss" in row] == [200, 400]
     assert rows[-1]["loss"] < rows[0]["loss"]
     assert not list(undisturbed.glob(".partial*"))
 
@@ -112,13 +120,64 @@ def test_execution_keys_are_no_part_of_the_identity_nor_of_the_result(data, undi
     assert made(tmp_path) == made(undisturbed)
 
 
+CONSTANT = {"schedule": {"kind": "constant"}, "steps": 60, "validate_every": 30, "checkpoint_every": 30}
+KEPT = {"weights": None, "run": "half", "optimizer": "kept", "schedule": "kept"}
+FRESH = KEPT | {"optimizer": "fresh", "schedule": "fresh"}
+
+
+@pytest.fixture(scope="module")
+def half(data, tmp_path_factory):
+    """A run of the first 30 of 60 steps."""
+    out = tmp_path_factory.mktemp("half")
+    done = train(data, out, CONSTANT | {"steps": 30})
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def test_a_run_that_keeps_optimizer_and_schedule_is_the_longer_run(data, half, tmp_path):
+    whole = train(data, tmp_path / "whole", CONSTANT)
+    assert whole.returncode == 0, whole.stderr
+    done = train(data, tmp_path / "rest", CONSTANT, "--start", half, start=KEPT)
+    assert done.returncode == 0, done.stderr
+    assert "from step 30," in done.stdout
+    (weights, metrics, _), content = made(tmp_path / "rest")
+    assert [weights, metrics] == made(tmp_path / "whole")[0][:2]
+    assert content["inputs"]["start"] == json.loads((half / "manifest.json").read_text())["digest"]
+
+
+def test_a_fresh_start_has_the_weights_only(data, half, tmp_path):
+    still = {"learning_rates": dict.fromkeys(("matrices", "embedding", "head", "vectors"), 1e-12)}
+    settled = CONSTANT | {"steps": 1, "seed": 3, "schedule": {"warmup_steps": 0}, "optimizer": still}
+    done = train(data, tmp_path, settled, "--start", half, start=FRESH)
+    assert done.returncode == 0, done.stderr
+    own, other = (weights.load(folder / weights.FILE).parameters for folder in (tmp_path, half))
+    assert set(own) == set(other)
+    for name in own:
+        np.testing.assert_allclose(own[name], other[name], atol=1e-9, err_msg=name)
+    assert json.loads((tmp_path / "metrics.jsonl").read_text())["step"] == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "start", "model", "line"),
+    [
+        ({"steps": 30}, KEPT, {}, "train.steps: 30 include the 30 of the run this one starts from"),
+        ({}, FRESH, {"n_layers": 3, "d_ff": 64}, "model.n_layers is 3, there 2; model.d_ff is 64, there 32"),
+        ({"optimizer": {"kind": "adamw"}}, KEPT, {}, "no checkpoint of step 30 with such an optimizer"),
+    ],
+)
+def test_a_start_that_cannot_be_is_one_line(data, half, tmp_path, changes, start, model, line):
+    done = train(data, tmp_path, CONSTANT | changes, "--start", half, start=start, model=model)
+    assert done.returncode == 2
+    assert line in done.stderr and done.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
         ({"batch_size": 0}, "train.batch_size: input should be greater than or equal to 1, got 0"),
         ({"stepz": 3}, "unknown key 'stepz'; did you mean 'steps'?"),
         (
-            {"optimizer": {"learning_rates": {"matrices": 1e9, "embedding": 1e9, "head": 1e9, "norms": 1e9}}},
+            {"optimizer": {"learning_rates": {"matrices": 1e9, "embedding": 1e9, "head": 1e9, "vectors": 1e9}}},
             "the loss is nan",
         ),
     ],

@@ -1,5 +1,7 @@
 """Weights files: equal bytes for equal weights, self-describing, refused when damaged or of another tokenizer."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from conftest import random_parameters, shape
@@ -18,6 +20,16 @@ def test_round_trip_and_equal_bytes(tmp_path):
     assert (found.model, found.vocab_size, found.end_of_text, found.tokenizer) == (shape(), 30, 29, "abc")
     for name, value in MADE.parameters.items():
         np.testing.assert_array_equal(found.parameters[name], value)
+
+
+def test_parameters_of_an_opened_file_are_read_when_they_are_asked_for(tmp_path):
+    path = tmp_path / "model.safetensors"
+    weights.save(MADE, path)
+    opened = weights.open_file(path)
+    assert opened.model == shape() and set(opened.parameters) == set(MADE.parameters)
+    doubled = {name: 2 * value for name, value in MADE.parameters.items()}
+    weights.save(replace(MADE, parameters=doubled), path)
+    np.testing.assert_array_equal(opened.parameters["embedding_VD"], doubled["embedding_VD"])
 
 
 def test_damage_and_absence_are_one_line(tmp_path):

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+import jax
 import orbax.checkpoint as ocp
 
 from makelm import manifest
@@ -94,6 +95,20 @@ class Checkpoints:
             self.manager.close()
         if self.metrics is not None:
             self.metrics.close()
+
+
+def read_step(folder: Path, step: int, shapes: Any) -> Any:
+    """Returns those parts of a checkpoint that `shapes` has, or None where it is not there or has other shapes."""
+    restore_args = ocp.checkpoint_utils.construct_restore_args(shapes)
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        try:
+            wanted = ocp.args.PyTreeRestore(shapes, restore_args=restore_args, partial_restore=True)
+            found = reader.restore(folder.resolve() / str(step) / "state", args=wanted)
+        except (ValueError, KeyError, TypeError, OSError):
+            return None
+    # Orbax fills up or cuts off what differs in size
+    same = jax.tree.all(jax.tree.map(lambda leaf, like: leaf.shape == like.shape, found, shapes))
+    return found if same else None
 
 
 def others(folder: Path, identity: str) -> list[str]:

@@ -26,7 +26,9 @@ PLUMBING = frozenset({"__init__", "cli", "closure", "config", "configfile", "err
 DISTRIBUTIONS = {
     "jax": ("jax", "jaxlib"),
     "yaml": ("pyyaml",),
+    "huggingface_hub": ("huggingface-hub",),
     "orbax": ("orbax-checkpoint",),
+    "tiktoken_ext": ("tiktoken",),
 }
 
 

@@ -148,16 +148,25 @@ Corpus = Annotated[
 class Tokenizer(Section):
     """How text becomes token ids."""
 
-    kind: Literal["bpe", "byte", "char"]
-    corpus: Name
+    kind: Literal["bpe", "byte", "char", "tiktoken"]
+    encoding: Literal["gpt2", "p50k_base", "cl100k_base", "o200k_base"] | None
+    file: Annotated[Text | None, EXECUTION]  # must be the encoding's own ranks, so it decides no more than where from
+    corpus: Name | None
     vocab_size: Annotated[Int, Field(ge=257, le=2**31 - 1)] | None
     pattern: Text | None
     end_of_text: bool
 
     @model_validator(mode="after")
     def check(self) -> "Tokenizer":
-        if (self.kind == "bpe") != (self.vocab_size is not None) or (self.kind == "bpe") != (self.pattern is not None):
+        learned, named = self.kind == "bpe", self.kind == "tiktoken"
+        if learned != (self.vocab_size is not None) or learned != (self.pattern is not None):
             raise PydanticCustomError("vocab", "vocab_size and pattern are for kind: bpe (and null for the others)")
+        if named != (self.encoding is not None) or (self.file and not named):
+            raise PydanticCustomError("named", "encoding and file are for kind: tiktoken (and null for the others)")
+        if named != (self.corpus is None):
+            raise PydanticCustomError("corpus", "corpus is null for kind: tiktoken, and for no other")
+        if named and not self.end_of_text:
+            raise PydanticCustomError("end", "end_of_text must be true for kind: tiktoken, which has it anyway")
         try:
             re.compile(self.pattern or "") if "\\p" not in (self.pattern or "") else None
         except re.error as error:
@@ -165,11 +174,59 @@ class Tokenizer(Section):
         return self
 
 
+# ---- weights of others
+
+
+class LocalWeights(Section):
+    """A folder in the layout of Hugging Face: config.json and *.safetensors."""
+
+    source: Literal["local"]
+    path: Text
+
+
+class HubWeights(Section):
+    """A model of the Hugging Face hub, its safetensors only."""
+
+    source: Literal["huggingface"]
+    repository: Annotated[str, Field(pattern=r"^[\w.-]+(/[\w.-]+)?$")]
+    revision: Text | None
+
+
+WEIGHTS = {"local": LocalWeights, "huggingface": HubWeights}
+
+Weights = Annotated[LocalWeights | HubWeights, Field(discriminator="source")]
+
 # ---- runs
 
 
+class Norm(Section):
+    """What keeps the residual stream in bounds: RMSNorm (Zhang & Sennrich 2019) or LayerNorm (Ba et al. 2016)."""
+
+    kind: Literal["rmsnorm", "layernorm"]
+    scale: bool
+    bias: bool
+    eps: Positive
+
+
+class Positions(Section):
+    """How the model knows the order of tokens: turned queries and keys (RoPE), a learned vector each, or not at all."""
+
+    kind: Literal["rope", "learned", "none"]
+    base: Positive
+    dims: Annotated[Int, Field(ge=2, multiple_of=2)] | None
+    pairs: Literal["halves", "interleaved"]
+
+
+class Biases(Section):
+    """Which layers add a learned vector."""
+
+    attention: bool
+    mlp: bool
+    head: bool
+
+
 class Model(Section):
-    """The shape of the Transformer."""
+    """The Transformer: its shape and its choices."""
 
     context_length: Count
     n_layers: Count
@@ -178,12 +235,21 @@ class Model(Section):
     n_kv_heads: Count
     d_head: Annotated[Int, Field(ge=2, multiple_of=2)]
     d_ff: Count
-    activation: Literal["swiglu", "relu_squared"]
-    qk_norm: bool
+    vocab_multiple: Count
+    norm: Norm
+    qk_norm: Literal["rmsnorm", "layernorm"] | None
+    positions: Positions
+    activation: Literal["gelu_tanh", "gelu", "relu_squared", "swiglu", "swiglu_layer"]
+    residual: Literal["serial", "parallel"]
+    biases: Biases
     tie_embeddings: bool
-    rope_base: Positive
-    norm_eps: Positive
+    logit_soft_cap: Positive | None
+    dropout: Annotated[Float, Field(ge=0, lt=1)]
+    mask_documents: bool
+    init: Literal["zero_out", "fan_in", "xavier", "gpt2", "gptj", "uniform"]
     compute_dtype: Literal["float32", "bfloat16"]
+    residual_dtype: Literal["float32", "bfloat16"]
+    parameter_dtype: Literal["float32", "bfloat16"]
 
     @model_validator(mode="after")
     def check(self) -> "Model":
@@ -193,6 +259,12 @@ class Model(Section):
                 "n_heads must be a multiple of n_kv_heads, got {n} and {k}",
                 {"n": self.n_heads, "k": self.n_kv_heads},
             )
+        if (self.positions.dims or 0) > self.d_head:
+            raise PydanticCustomError(
+                "dims", "positions.dims must be at most d_head, got {n}", {"n": self.positions.dims}
+            )
+        if self.biases.mlp and self.activation in ("swiglu", "swiglu_layer"):
+            raise PydanticCustomError("bias", "biases.mlp is for activations without a gate; set it to false")
         return self
 
 
@@ -211,13 +283,27 @@ class Mesh(Section):
         return self
 
 
+class Compute(Section):
+    """How the same numbers are computed; what is chosen here changes them by rounding only."""
+
+    attention: Annotated[Literal["xla", "cudnn"], EXECUTION]
+    scan_layers: Annotated[bool, EXECUTION]
+    remat: Annotated[bool, EXECUTION]
+    accumulate: Annotated[Count, EXECUTION]
+
+
 class Schedule(Section):
     """The learning rate over the steps, as a factor on every rate."""
 
-    kind: Literal["linear", "cosine", "constant"]
+    kind: Literal["linear", "cosine", "rsqrt", "constant"]
     warmup_steps: Natural
+    warmup_start: Fraction | None
     decay_fraction: Fraction
+    decay_end: Count | None
     final: Fraction
+
+
+ParameterKind = Literal["matrices", "embedding", "head", "vectors"]
 
 
 class LearningRates(Section):
@@ -226,19 +312,23 @@ class LearningRates(Section):
     matrices: Positive
     embedding: Positive
     head: Positive
-    norms: Positive
+    vectors: Positive
 
 
 class Optimizer(Section):
-    """How gradients change weights. Muon takes the matrices only, Adam the rest; AdamW takes all."""
+    """How gradients change weights. Muon takes the matrices only, Adam the rest; the others take all."""
 
-    kind: Literal["adamw", "muon"]
+    kind: Literal["adamw", "muon", "lion", "adafactor"]
     learning_rates: LearningRates
+    rate_multipliers: dict[Text, Positive]
     beta1: Fraction
     beta2: Fraction
     eps: Positive
     momentum: Fraction
     weight_decay: NonNegative
+    independent_decay: bool
+    decay: list[ParameterKind]
+    decay_except: list[Text]
     clip_norm: Positive | None
 
 
@@ -250,6 +340,8 @@ class Train(Section):
     batch_size: Count
     optimizer: Optimizer
     schedule: Schedule
+    z_loss: NonNegative
+    ema: Annotated[Float, Field(gt=0, lt=1)] | None
     validate_every: Count
     validate_windows: Count
     checkpoint_every: Annotated[Count, EXECUTION]
@@ -264,6 +356,29 @@ class Train(Section):
                 "schedule.warmup_steps must be less than steps, got {w} and {s}",
                 {"w": self.schedule.warmup_steps, "s": self.steps},
             )
+        if (end := self.schedule.decay_end) is not None and not self.schedule.warmup_steps < end <= self.steps:
+            raise PydanticCustomError(
+                "decay_end",
+                "schedule.decay_end must be after warmup_steps and at most steps, got {e}",
+                {"e": end},
+            )
+        return self
+
+
+class Start(Section):
+    """Weights to begin with instead of random ones: those of an entry of `weights:` or those of another run."""
+
+    weights: Name | None
+    run: Name | None
+    optimizer: Literal["fresh", "kept"]
+    schedule: Literal["fresh", "kept"]
+
+    @model_validator(mode="after")
+    def check(self) -> "Start":
+        if (self.weights is None) == (self.run is None):
+            raise PydanticCustomError("start", "start needs one of weights: and run:, the other null")
+        if self.run is None and "kept" in (self.optimizer, self.schedule):
+            raise PydanticCustomError("start", "optimizer and schedule can be kept from a run: only")
         return self
 
 
@@ -309,10 +424,47 @@ class Run(Section):
     cores: Annotated[Count, EXECUTION]
     model: Model
     mesh: Mesh
+    compute: Compute
+    start: Start | None
     train: Train
     sample: Sample
     evaluate: Evaluate
     export: Export
+
+    @model_validator(mode="after")
+    def check(self) -> "Run":
+        check_training(self.model, self.compute, self.train)
+        context, new, window = self.model.context_length, self.sample.max_new_tokens, self.evaluate.window
+        if self.model.positions.kind == "learned" and new >= context:
+            raise PydanticCustomError(
+                "positions",
+                "sample.max_new_tokens must be less than model.context_length, where learned positions end,"
+                " got {n} and {c}",
+                {"n": new, "c": context},
+            )
+        if self.model.positions.kind == "learned" and window > context:
+            raise PydanticCustomError(
+                "positions",
+                "evaluate.window must be at most model.context_length, where learned positions end, got {w} and {c}",
+                {"w": window, "c": context},
+            )
+        return self
+
+
+def check_training(model: Model, compute: Compute, train: Train) -> None:
+    """Refuses sections of which each is right, but which cannot train together."""
+    if compute.attention == "cudnn" and model.compute_dtype != "bfloat16":
+        raise PydanticCustomError(
+            "attention",
+            "compute.attention: cudnn needs model.compute_dtype: bfloat16, got {d}",
+            {"d": model.compute_dtype},
+        )
+    if train.batch_size % compute.accumulate:
+        raise PydanticCustomError(
+            "accumulate",
+            "train.batch_size must be a multiple of compute.accumulate, got {b} and {a}",
+            {"b": train.batch_size, "a": compute.accumulate},
+        )
 
 
 RUN_SECTIONS = {
@@ -326,6 +478,7 @@ class Config(Section):
     """A whole configuration, runs expanded."""
 
     corpus: dict[Name, Corpus]
+    weights: dict[Name, Weights]
     tokenizer: dict[Name, Tokenizer]
     run: dict[Name, Run]
     runs: Annotated[list[Name], Field(min_length=1)]

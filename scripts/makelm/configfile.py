@@ -8,8 +8,10 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from makelm.config import CORPORA, Config, corpus_source, did_you_mean
+from makelm.config import CORPORA, WEIGHTS, Config, corpus_source, did_you_mean
 from makelm.errors import UserError
+
+SOURCES = {"corpus": CORPORA, "weights": WEIGHTS}  # sections whose entries have other keys for each source
 
 
 def load(raw: dict) -> Config:
@@ -19,10 +21,10 @@ def load(raw: dict) -> Config:
     """
     raw = deepcopy(raw)
     override(raw, raw.pop("set", None) or "")
-    for key in ("corpus", "tokenizer", "run"):
+    for key in ("corpus", "weights", "tokenizer", "run"):
         if not isinstance(raw.get(key), dict):
             raise UserError(f"config: {key} must be a map of named entries, got {raw.get(key)!r}")
-    for key in ("corpus", "tokenizer"):
+    for key in ("corpus", "weights", "tokenizer"):
         raw[key] = {name: resolve(key, raw[key], name) for name in raw[key]}
     groups = {name: expand(raw["run"], name) for name in raw["run"]}
     raw["run"] = {name: run for group in groups.values() for name, run in group.items()}
@@ -45,15 +47,22 @@ def override(raw: dict, text: str) -> None:
         *parents, last = path.split(".")
         if not equals or not all(parents) or not last:
             raise UserError(f"config: set: expected key.key=value, got {word!r}")
-        place = raw
-        for key in parents:
-            place = place.setdefault(key, {})
-            if not isinstance(place, dict):
-                raise UserError(f"config: set: {path}: {key} is no section")
+        place = section(raw, parents, f"set: {path}")
         try:
             place[last] = yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise UserError(f"config: set: {path}: cannot read {value!r}") from error
+
+
+def section(place: dict, keys: list[str], where: str) -> dict:
+    """Returns the section that keys lead to, one after the other; it is made where there is none, or null."""
+    for key in keys:
+        if place.get(key) is None:
+            place[key] = {}
+        place = place[key]
+        if not isinstance(place, dict):
+            raise UserError(f"config: {where}: {key} is no section")
+    return place
 
 
 def merge(base: dict, change: dict) -> dict:
@@ -95,10 +104,8 @@ def expand(runs: dict, name: str) -> dict[str, dict]:
     for values in itertools.product(*grid.values()):
         point = deepcopy(run)
         for key, value in zip(grid, values, strict=True):
-            place = point
-            for part in key.split(".")[:-1]:
-                place = place.setdefault(part, {})
-            place[key.rpartition(".")[2]] = value
+            *parents, last = str(key).split(".")
+            section(point, parents, f"run.{name}.grid: {key}")[last] = value
         label = "-".join(f"{short[key]}={value}" for key, value in zip(grid, values, strict=True))
         points[f"{name}-{label}"] = point
     return points
@@ -118,33 +125,62 @@ def problem_line(problem: dict) -> str:
     """Returns one pydantic error as 'run.x.train.steps: what is wrong, got 3'."""
     path = [str(part) for part in problem["loc"]]
     no_source = problem["type"] in ("union_tag_invalid", "union_tag_not_found")
-    if path[:1] == ["corpus"] and not no_source:
-        # the source that was chosen stands in the location, a key nobody wrote: after the corpus's name, if it has one
-        tag = next((place for place in (2, 1) if place < len(path) and path[place] in CORPORA), len(path))
+    sources = SOURCES.get(path[0], {}) if path else {}
+    if sources and not no_source:
+        # the source that was chosen stands in the location, a key nobody wrote: after the entry's name, if it has one
+        tag = next((place for place in (2, 1) if place < len(path) and path[place] in sources), len(path))
         del path[tag : tag + 1]
     key = ".".join(path) or "top level"
     if problem["type"] == "missing":
         return f"{key} is missing"
     if no_source:
         source = corpus_source(problem["input"])
-        return f"{key}.source must be one of {', '.join(CORPORA)}, got {source!r}{did_you_mean(str(source), CORPORA)}"
+        return f"{key}.source must be one of {', '.join(sources)}, got {source!r}{did_you_mean(str(source), sources)}"
     message = problem["msg"][0].lower() + problem["msg"][1:]
     own = problem["type"] == "unknown" or isinstance(problem["input"], dict | BaseModel)
     return f"{key}: {message}" if own else f"{key}: {message}, got {problem['input']!r}"
 
 
 def check_names(config: Config) -> None:
-    """Raises UserError where an entry names another that does not exist."""
-
-    def known(where: str, kind: str, name: str, entries: dict) -> None:
-        if name not in entries:
-            there = did_you_mean(name, entries) or f"; there are: {', '.join(entries)}"
-            raise UserError(f"config: {where}: no {kind} is called {name!r}{there}")
-
+    """Raises UserError where an entry names another that does not exist, or one that does not go with it."""
     for name, tokenizer in config.tokenizer.items():
-        known(f"tokenizer.{name}.corpus", "corpus", tokenizer.corpus, config.corpus)
+        if tokenizer.corpus:
+            known(f"tokenizer.{name}.corpus", "corpus", tokenizer.corpus, config.corpus)
     for name, run in config.run.items():
         known(f"run.{name}.corpus", "corpus", run.corpus, config.corpus)
         known(f"run.{name}.tokenizer", "tokenizer", run.tokenizer, config.tokenizer)
+        if run.model.mask_documents and not config.tokenizer[run.tokenizer].end_of_text:
+            raise UserError(
+                f"config: run.{name}.model.mask_documents needs the token that parts documents;"
+                f" set tokenizer.{run.tokenizer}.end_of_text: true"
+            )
+    for name in config.run:
+        check_start(config, name)
     for name in config.runs:
         known("runs", "run", name, config.run)
+
+
+def known(where: str, kind: str, name: str, entries: dict) -> None:
+    """Raises UserError where none of the entries has this name."""
+    if name not in entries:
+        there = did_you_mean(name, entries) or f"; there are: {', '.join(entries) or 'none'}"
+        raise UserError(f"config: {where}: no {kind} is called {name!r}{there}")
+
+
+def check_start(config: Config, name: str) -> None:
+    """Raises UserError where a run starts from what does not exist, from itself or from another vocabulary."""
+    chain, run = [name], config.run[name]
+    if run.start and run.start.weights:
+        known(f"run.{name}.start.weights", "entry of weights", run.start.weights, config.weights)
+    while run.start and run.start.run:
+        other = run.start.run
+        known(f"run.{chain[-1]}.start.run", "run", other, config.run)
+        if other in chain:
+            raise UserError(f"config: run.{name}.start.run goes in a circle: {' -> '.join([*chain, other])}")
+        if config.run[other].tokenizer != run.tokenizer:
+            raise UserError(
+                f"config: run.{chain[-1]}.start.run: {other} has the tokenizer {config.run[other].tokenizer},"
+                f" {chain[-1]} has {run.tokenizer}; take the same one"
+            )
+        chain.append(other)
+        run = config.run[other]

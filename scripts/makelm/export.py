@@ -1,79 +1,50 @@
-"""Weights in the layouts of Hugging Face's transformers: Llama, or Qwen3 where queries and keys are normed.
+"""A model as Hugging Face's transformers reads it: its tensors, its config.json and how it generates."""
 
-D model, N heads, K key/value heads, H head dim, F hidden, V vocabulary
-"""
-
+from functools import partial
 from typing import Any
 
-import numpy as np
-
 from makelm import config
+from makelm.hugging_face_layouts import GPTJ, LLAMA, QWEN3, Layout, flat, layout, sizes
+from makelm.model import vocab_rows
+from makelm.tensor_file import Planned
 from makelm.weights import Weights
 
 
-def architecture(shape: config.Model) -> str:
-    """Returns the name of the class of transformers that computes this model."""
-    return "Qwen3ForCausalLM" if shape.qk_norm else "LlamaForCausalLM"
-
-
-def tensors(weights: Weights) -> dict[str, np.ndarray]:
-    """Returns the parameters under transformers' names and in its shapes: a linear layer is [out, in]."""
-    own, shape = weights.parameters, weights.model
-    result = {"model.embed_tokens.weight": own["embedding_VD"], "model.norm.weight": own["final_norm.scale"]}
-    if not shape.tie_embeddings:
-        result["lm_head.weight"] = own["unembedding_VD"]
-    for layer in range(shape.n_layers):
-        parts = block(own, f"blocks.{layer}", shape)
-        result |= {f"model.layers.{layer}.{name}": value for name, value in parts.items()}
-    return {name: np.ascontiguousarray(value) for name, value in result.items()}
-
-
-def block(own: dict[str, np.ndarray], prefix: str, shape: config.Model) -> dict[str, np.ndarray]:
-    """Returns one layer's tensors."""
-    D = shape.d_model
-    result = {
-        "input_layernorm.weight": own[f"{prefix}.attention_norm.scale"],
-        "post_attention_layernorm.weight": own[f"{prefix}.mlp_norm.scale"],
-        "self_attn.q_proj.weight": own[f"{prefix}.attention.query_DNH"].reshape(D, -1).T,
-        "self_attn.k_proj.weight": own[f"{prefix}.attention.key_DKH"].reshape(D, -1).T,
-        "self_attn.v_proj.weight": own[f"{prefix}.attention.value_DKH"].reshape(D, -1).T,
-        "self_attn.o_proj.weight": own[f"{prefix}.attention.output_NHD"].reshape(-1, D).T,
-        "mlp.up_proj.weight": own[f"{prefix}.mlp.up_DF"].T,
-        "mlp.down_proj.weight": own[f"{prefix}.mlp.down_FD"].T,
-        # relu(x) * x is relu(x) squared: a gated layer whose gate equals its up-projection
-        "mlp.gate_proj.weight": own[f"{prefix}.mlp.{'gate' if shape.activation == 'swiglu' else 'up'}_DF"].T,
-    }
-    if shape.qk_norm:
-        result["self_attn.q_norm.weight"] = own[f"{prefix}.attention.query_norm.scale"]
-        result["self_attn.k_norm.weight"] = own[f"{prefix}.attention.key_norm.scale"]
-    return result
+def tensors(weights: Weights) -> list[Planned]:
+    """Returns the tensors of an export, each made from the parameters when it is to be written."""
+    model, chosen = weights.model, layout(weights.model)
+    sized = sizes(model.model_dump(), vocab_rows(model, weights.vocab_size))
+    listed = list(chosen.tensors(model.n_layers, model.activation, model.tie_embeddings))
+    left_out = set(weights.parameters) - {name for each in listed for name in each.ours}
+    assert not left_out, f"{chosen.architecture} would leave out {left_out}"
+    return [Planned(each.name, each.shape(sized), partial(each.join, weights.parameters, sized)) for each in listed]
 
 
 def model_config(weights: Weights, dtype: str) -> dict[str, Any]:
     """Returns config.json."""
-    shape = weights.model
+    model, chosen = weights.model, layout(weights.model)
+    known = flat(model.model_dump()) | {"activation": chosen.activations[model.activation]}
     return {
-        "architectures": [architecture(shape)],
-        "model_type": "qwen3" if shape.qk_norm else "llama",
-        "vocab_size": weights.vocab_size,
-        "hidden_size": shape.d_model,
-        "intermediate_size": shape.d_ff,
-        "num_hidden_layers": shape.n_layers,
-        "num_attention_heads": shape.n_heads,
-        "num_key_value_heads": shape.n_kv_heads,
-        "head_dim": shape.d_head,
-        "hidden_act": "silu" if shape.activation == "swiglu" else "relu",
-        "max_position_embeddings": shape.context_length,
-        "rms_norm_eps": shape.norm_eps,
-        "rope_theta": shape.rope_base,  # read by transformers before 5
-        "rope_parameters": {"rope_type": "default", "rope_theta": shape.rope_base},
-        "attention_bias": False,
-        "mlp_bias": False,
-        "tie_word_embeddings": shape.tie_embeddings,
+        "architectures": [chosen.architecture],
+        "model_type": chosen.model_type,
+        "vocab_size": vocab_rows(model, weights.vocab_size),
+        **{theirs: known[ours] for ours, theirs in chosen.keys.items()},
+        **chosen.fixed,
+        **positions(chosen, model),
         "bos_token_id": weights.end_of_text,  # a document begins after the end of another
         "eos_token_id": weights.end_of_text,
         "dtype": dtype,
     }
+
+
+def positions(chosen: Layout, model: config.Model) -> dict[str, Any]:
+    """Returns the keys of config.json about rotary positions and, for who trains on, dropout."""
+    if chosen in (LLAMA, QWEN3):
+        base = model.positions.base
+        # transformers before 5 reads the first
+        return {"rope_theta": base, "rope_parameters": {"rope_type": "default", "rope_theta": base}}
+    turned = {"rotary_dim": model.positions.dims or model.d_head} if chosen is GPTJ else {}
+    return turned | dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), model.dropout)
 
 
 def generation_config(weights: Weights) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from makelm.errors import UserError
 from makelm.model import Parameters, Skeleton, empty_cache
 
 
@@ -33,14 +34,20 @@ def generate(
 ) -> list[list[int]]:
     """Returns up to max_new_tokens ids after each prompt (of at least one id).
 
-    Row i draws from seeds[i]. Beyond the context the model sees the last context_length tokens.
+    Row i draws from seeds[i]. Beyond the context the model sees the last context_length tokens; raises UserError
+    where it has learned its positions, of which there are no more.
     """
     lengths = [len(prompt) for prompt in prompts]
     assert min(lengths) > 0, "a prompt needs at least one token"
     prompts_BP = np.zeros((len(prompts), max(lengths)), np.int32)
     for row, prompt in enumerate(prompts):
         prompts_BP[row, : len(prompt)] = prompt
-    total = max(lengths) + max_new_tokens
+    total, context = max(lengths) + max_new_tokens, skeleton.shape.context_length
+    if skeleton.shape.positions.kind == "learned" and total > context:
+        raise UserError(
+            f"sample: a prompt of {max(lengths)} tokens and {max_new_tokens} new ones are more than the {context}"
+            " positions this model has learned; lower sample.max_new_tokens"
+        )
     keys_B = jnp.stack([jax.random.key(seed) for seed in seeds])
     written_BM = np.asarray(decode(skeleton, total, options, parameters, prompts_BP, np.array(lengths), keys_B))
     return [written_BM[row, n : n + max_new_tokens].tolist() for row, n in enumerate(lengths)]
@@ -57,7 +64,8 @@ def decode(
     def step(carry, position):
         tokens_B, cache = carry
         logits_BV, cache = model.decode(tokens_B, position, cache)
-        drawn_B = jax.vmap(draw, in_axes=(0, 0, None, None))(logits_BV, keys_B, position, options)
+        known_BV = logits_BV[:, : skeleton.vocab_size]  # the rest fills the vocabulary up
+        drawn_B = jax.vmap(draw, in_axes=(0, 0, None, None))(known_BV, keys_B, position, options)
         given_B = prompts_BP[:, jnp.minimum(position + 1, P - 1)]
         next_B = jnp.where(position + 1 < lengths_B, given_B, drawn_B).astype(jnp.int32)
         return (next_B, cache), next_B

@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from makelm import ancestry, documents, manifest, shards, tokenizer
+from makelm import ancestry, documents, manifest, pretrained, shards, tensor_header, tokenizer
 from makelm.ancestry import Node
 from makelm.errors import UserError
 
@@ -38,6 +38,8 @@ def reader(path: Path) -> tuple[str, Callable[[Path], dict]]:
     if path.is_dir():
         if path.name == "checkpoints" or path.parent.name == "checkpoints":
             return "checkpoints", checkpoints
+        if (path / pretrained.CONFIG).exists():
+            return "model in the layout of Hugging Face", model_folder
         return ("tokenizer", tokenizer_folder) if (path / tokenizer.RANKS).exists() else ("folder", folder)
     if path.name == tokenizer.RANKS:
         return "tokenizer", lambda path: tokenizer_folder(path.parent)
@@ -106,33 +108,18 @@ def tokenizer_folder(path: Path) -> dict:
 
 def weights(path: Path) -> dict:
     """Returns the names, shapes and dtypes in a safetensors file; it reads the header only."""
-    size = path.stat().st_size
-    try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(length)) if length < size else None
-        metadata = header.pop("__metadata__", {})
-        tensors = {
-            name: {"shape": entry["shape"], "dtype": entry["dtype"], "bytes": end - start}
-            for name, entry in header.items()
-            for start, end in [entry["data_offsets"]]
-        }
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"{path} is damaged or no safetensors file") from None
-    expected = 8 + length + sum(tensor["bytes"] for tensor in tensors.values())
-    if size != expected:
-        raise UserError(f"{path} is damaged: {size} bytes, but its header says {expected}")
-    parameters = sum(count(tensor["shape"]) for tensor in tensors.values())
+    header = tensor_header.read(path)
+    metadata = header.metadata
     own = {"model": json.loads(metadata["makelm"])} if "makelm" in metadata else {"metadata": metadata}
-    return {"parameters": parameters, "bytes": size, "tensors": tensors, **own}
+    return {"parameters": header.parameters, "bytes": header.bytes, "tensors": header.tensors, **own}
 
 
-def count(shape: list[int]) -> int:
-    """Returns the number of elements of a tensor."""
-    product = 1
-    for extent in shape:
-        product *= extent
-    return product
+def model_folder(path: Path) -> dict:
+    """Returns what a model in the layout of Hugging Face is, with the shapes of its tensors, and its files."""
+    tensors = {}
+    for name in tensor_header.weights_names(path):
+        tensors |= tensor_header.read(path / name).tensors
+    return {**pretrained.describe(path), "tensors": tensors, **folder(path)}
 
 
 def checkpoints(path: Path) -> dict:

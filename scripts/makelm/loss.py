@@ -1,15 +1,28 @@
-"""The training loss: mean cross-entropy of the next token, in nats.
+"""The training loss: cross-entropy of the next token, in nats, and what is added to it.
 
 R row (a position of a window), B batch, T position, D model, V vocabulary
 """
+
+from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from makelm.model import Transformer
+from makelm import config
+from makelm.model import PLAIN, Transformer
 
 ROWS = 512  # positions whose logits exist at a time
+NONE = -1  # as a target: nothing to predict here
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What there is beside the plain cross-entropy."""
+
+    z_loss: float = 0.0  # weight of the squared log-normalizer (Chowdhery et al. 2022, PaLM)
+    soft_cap: float | None = None  # logits are held within it by tanh
 
 
 def token_losses(logits_BTV: Array, targets_BT: Array) -> Array:
@@ -18,41 +31,78 @@ def token_losses(logits_BTV: Array, targets_BT: Array) -> Array:
     return jax.nn.logsumexp(logits_BTV, axis=-1) - picked_BT
 
 
-@jax.custom_vjp
-def head_loss(x_RD: Array, head_VD: Array, targets_R: Array) -> Array:
-    """Returns the mean loss of rows of the stream under an output head.
+@partial(jax.custom_vjp, nondiff_argnums=(4,))
+def head_loss(x_RD: Array, head_VD: Array, bias_V: Array | None, targets_R: Array, terms: Terms) -> tuple[Array, Array]:
+    """Returns the sums over rows of (what is minimised, its cross-entropy) under an output head.
 
-    The gradient of the logits, softmax - one-hot, is at hand while the logits are: it is computed in the
-    forward pass, a few rows at a time, so that the logits of a whole batch never exist.
+    Rows whose target is NONE count nothing. Only the first has a gradient; that of the logits, softmax - one-hot,
+    is at hand while the logits are: it is computed in the forward pass, a few rows at a time, so that the logits
+    of a whole batch never exist.
     """
-    return head_loss_forward(x_RD, head_VD, targets_R)[0]
+    return head_loss_forward(x_RD, head_VD, bias_V, targets_R, terms)[0]
 
 
-def head_loss_forward(x_RD: Array, head_VD: Array, targets_R: Array) -> tuple[Array, tuple[Array, Array]]:
-    rows, head_VD = len(targets_R), head_VD.astype(x_RD.dtype)
-    total, g_parts, g_VD = 0.0, [], 0.0
-    for first in range(0, rows, ROWS):
+def head_loss_forward(x_RD, head_VD, bias_V, targets_R, terms: Terms) -> tuple[tuple[Array, Array], tuple]:
+    matrix_VD, cap = head_VD.astype(x_RD.dtype), terms.soft_cap
+    objective, loss, g_parts, g_VD, g_V = 0.0, 0.0, [], 0.0, 0.0
+    for first in range(0, len(targets_R), ROWS):
         x, targets = x_RD[first : first + ROWS], targets_R[first : first + ROWS]
-        logits_RV = jnp.einsum("RD,VD->RV", x, head_VD).astype(jnp.float32)
-        normalizer_R1 = jax.nn.logsumexp(logits_RV, axis=-1, keepdims=True)
+        counted_R1 = (targets != NONE)[:, None]
+        logits_RV = jnp.einsum("RD,VD->RV", x, matrix_VD).astype(jnp.float32)
         # the target's logit once more as a product: cheaper than to gather it from the logits
-        total += jnp.sum(normalizer_R1) - jnp.sum((x * head_VD[targets]).astype(jnp.float32))
-        hit_RV = jnp.arange(head_VD.shape[0])[None, :] == targets[:, None]
-        g_RV = ((jnp.exp(logits_RV - normalizer_R1) - hit_RV) / rows).astype(x.dtype)
-        g_parts.append(jnp.einsum("RV,VD->RD", g_RV, head_VD))
+        hit_R1 = jnp.sum((x * matrix_VD[targets]).astype(jnp.float32), axis=-1, keepdims=True)
+        if bias_V is not None:
+            logits_RV, hit_R1 = logits_RV + bias_V[None], hit_R1 + bias_V[targets][:, None]
+        if cap is not None:
+            logits_RV, hit_R1 = cap * jnp.tanh(logits_RV / cap), cap * jnp.tanh(hit_R1 / cap)
+        normalizer_R1 = jax.nn.logsumexp(logits_RV, axis=-1, keepdims=True)
+        losses_R1 = jnp.where(counted_R1, normalizer_R1 - hit_R1, 0)
+        loss += jnp.sum(losses_R1)
+        objective += jnp.sum(losses_R1 + terms.z_loss * jnp.where(counted_R1, normalizer_R1**2, 0))
+        hit_RV = jnp.arange(matrix_VD.shape[0])[None, :] == targets[:, None]
+        g_RV = jnp.exp(logits_RV - normalizer_R1) * (1 + 2 * terms.z_loss * normalizer_R1) - hit_RV
+        if cap is not None:
+            g_RV = g_RV * (1 - (logits_RV / cap) ** 2)
+        g_RV = jnp.where(counted_R1, g_RV, 0).astype(x.dtype)
+        g_parts.append(jnp.einsum("RV,VD->RD", g_RV, matrix_VD))
         g_VD += jnp.einsum("RV,RD->VD", g_RV, x)
-    return total / rows, (jnp.concatenate(g_parts), g_VD)
+        g_V += jnp.sum(g_RV.astype(jnp.float32), axis=0)
+    # what a gradient is cast to must be known without the weight itself: an array of no elements says it
+    kinds = (head_VD[:0], None if bias_V is None else bias_V[:0])
+    return (objective, loss), (jnp.concatenate(g_parts), g_VD, g_V, kinds)
 
 
-def head_loss_backward(kept: tuple[Array, Array], gradient: Array) -> tuple[Array, Array, None]:
-    g_RD, g_VD = kept
-    return (g_RD * gradient).astype(g_RD.dtype), (g_VD * gradient).astype(jnp.float32), None
+def head_loss_backward(terms: Terms, saved: tuple, g: tuple[Array, Array]) -> tuple[Array | None, ...]:
+    g_RD, g_VD, g_V, (head, bias) = saved
+    g_bias_V = None if bias is None else (g_V * g[0]).astype(bias.dtype)
+    return (g_RD * g[0]).astype(g_RD.dtype), (g_VD * g[0]).astype(head.dtype), g_bias_V, None
 
 
 head_loss.defvjp(head_loss_forward, head_loss_backward)
 
 
+def loss_sums(
+    model: Transformer,
+    windows_BT: Array,
+    compute: config.Compute = PLAIN,
+    z_loss: float = 0.0,
+    keys_B: Array | None = None,
+) -> tuple[Array, Array]:
+    """Returns the sums of (what is minimised, its cross-entropy) over windows of T + 1 tokens.
+
+    Each token predicts the one after it; a token of NONE fills up and is neither predicted nor seen by others
+    before it. `keys_B` switch dropout on.
+    """
+    x_BTD = model.hidden(jnp.maximum(windows_BT[:, :-1], 0), compute, keys_B)
+    terms = Terms(z_loss, model.shape.logit_soft_cap)
+    return head_loss(x_BTD.reshape(-1, x_BTD.shape[-1]), *model.head(), windows_BT[:, 1:].reshape(-1), terms)
+
+
+def targets_in(windows_BT: Array) -> Array:
+    """Returns how many tokens windows predict."""
+    return jnp.sum(windows_BT[:, 1:] != NONE)
+
+
 def mean_loss(model: Transformer, windows_BT: Array) -> Array:
-    """Returns the mean loss of windows of T + 1 tokens: each predicts the one after it."""
-    x_BTD = model.hidden(windows_BT[:, :-1])
-    return head_loss(x_BTD.reshape(-1, x_BTD.shape[-1]), model.head(), windows_BT[:, 1:].reshape(-1))
+    """Returns the mean cross-entropy of windows of T + 1 tokens."""
+    return loss_sums(model, windows_BT)[1] / targets_in(windows_BT)

@@ -1,16 +1,16 @@
 """The Transformer: a decoder whose every choice is a key of the config.
 
-Pre-norm blocks with RMSNorm, rotary positions, attention in which several query heads may share a key/value
-head, normed queries and keys, and a feed-forward layer. Vaswani et al. 2017; RoPE: Su et al. 2021;
-QK-norm: Henry et al. 2020; SwiGLU: Shazeer 2020; squared ReLU: So et al. 2021.
+Pre-norm blocks of causal attention and a feed-forward layer. Vaswani et al. 2017; RoPE: Su et al. 2021; QK-norm:
+Henry et al. 2020; grouped queries: Ainslie et al. 2023; SwiGLU: Shazeer 2020; squared ReLU: So et al. 2021;
+parallel residual: Wang & Komatsuzaki 2021 (GPT-J); soft-capped logits: Gemma Team 2024.
 
-B batch, A batch x heads, T position, S position attended to, D model, N heads, K key/value heads, H head dim, F hidden,
-V vocabulary, L layers
+B batch, T position, S position attended to, D model, N heads, K key/value heads, H head dim, F hidden,
+V vocabulary (rows, filled up to vocab_multiple), L layers
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import sqrt
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -18,105 +18,35 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from makelm import config
+from makelm import config, layers
+from makelm.initialization import Weights
+from makelm.layers import linear
 
 Parameters = Mapping[str, Array]  # name, such as blocks.0.mlp.up_DF -> weight
-
-
-def normal(rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int) -> nnx.Param:
-    """Returns a weight that keeps the variance of its input."""
-    return nnx.Param(jax.random.normal(rngs.params(), shape) / sqrt(fan_in))
-
-
-def zeros(shape: tuple[int, ...]) -> nnx.Param:
-    """Returns a weight that starts at nothing: each block begins as the identity (Zhang et al. 2019, Fixup)."""
-    return nnx.Param(jnp.zeros(shape))
-
-
-@jax.custom_vjp
-def linear(x: Array, w: Array) -> Array:
-    """Returns x @ w for x of any rank and a matrix w.
-
-    The gradient of w is written as x transposed times g: XLA on a CPU would else copy the wider g transposed,
-    a tenth of a small model's step.
-    """
-    return x @ w
-
-
-def linear_backward(kept: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
-    x, w = kept
-    rows, g_rows = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
-    return (g_rows @ w.T).reshape(x.shape), jax.lax.dot_general(rows, g_rows, (((0,), (0,)), ((), ())))
-
-
-linear.defvjp(lambda x, w: (x @ w, (x, w)), linear_backward)
+PLAIN = config.Compute(attention="xla", scan_layers=False, remat=False, accumulate=1)
 
 
 class Norm(nnx.Module):
-    """RMSNorm over the last dim, in float32."""
+    """RMSNorm or LayerNorm over the last dim, in float32."""
 
-    def __init__(self, dim: int, eps: float):
-        self.scale = nnx.Param(jnp.ones(dim))
-        self.eps = eps
+    def __init__(self, make: Weights, dim: int, kind: str, bias: bool):
+        norm = make.shape.norm
+        self.scale = make.constant((dim,), 1) if norm.scale else None
+        self.bias = make.constant((dim,), 0) if bias else None
+        self.centred, self.eps = kind == "layernorm", norm.eps
+        self.dtype = jnp.dtype(make.shape.compute_dtype)
 
     def __call__(self, x: Array) -> Array:
         # as rows of a matrix: XLA on a CPU reduces the last dim of a larger array up to 8 times slower
         rows = x.astype(jnp.float32).reshape(-1, x.shape[-1])
+        if self.centred:
+            rows = rows - jnp.mean(rows, axis=-1, keepdims=True)
         rows = rows * jax.lax.rsqrt(jnp.mean(rows * rows, axis=-1, keepdims=True) + self.eps)
-        return (rows * self.scale[...][None, :]).astype(x.dtype).reshape(x.shape)
-
-
-def turns(positions_T: np.ndarray | Array, dim: int, base: float) -> tuple[Array, Array]:
-    """Returns cosine and sine of the angles by which positions turn the pairs of a head (RoPE), each _1T1H.
-
-    For positions known when compiling they are constants: left to XLA, a CPU would compute them again for
-    each element they are multiplied with.
-    """
-    xp = np if isinstance(positions_T, np.ndarray) else jnp
-    frequencies_H = base ** (-np.arange(dim // 2, dtype=np.float32) / (dim // 2))
-    # float32: bfloat16 has 8 bits, position 257 would become 256
-    angles_1T1H = xp.einsum("T,H->TH", positions_T.astype(np.float32), frequencies_H)[None, :, None, :]
-    return xp.cos(angles_1T1H), xp.sin(angles_1T1H)
-
-
-def rotate(x_BTNH: Array, cos_1T1H: Array, sin_1T1H: Array) -> Array:
-    """Returns queries or keys turned; the halves of H are the two coordinates."""
-    half = x_BTNH.shape[-1] // 2
-    a, b = x_BTNH[..., :half], x_BTNH[..., half:]
-    turned = [a * cos_1T1H - b * sin_1T1H, b * cos_1T1H + a * sin_1T1H]
-    return jnp.concatenate(turned, axis=-1).astype(x_BTNH.dtype)
-
-
-@jax.custom_vjp
-def attend(q_ATH: Array, k_ASH: Array, v_ASH: Array, mask_TS: Array) -> Array:
-    """Returns for each query the mean of the values it may see, weighted by the softmax of its scores.
-
-    The backward pass is that of FlashAttention (Dao et al. 2022) without its tiles: from the kept exponentials
-    and the output it needs one pass over the scores less than the softmax's own, an eighth of a small step.
-    """
-    return attend_forward(q_ATH, k_ASH, v_ASH, mask_TS)[0]
-
-
-def attend_forward(q_ATH: Array, k_ASH: Array, v_ASH: Array, mask_TS: Array) -> tuple[Array, tuple]:
-    scores_ATS = jnp.einsum("ATH,ASH->ATS", q_ATH, k_ASH).astype(jnp.float32)
-    scores_ATS = jnp.where(mask_TS[None], scores_ATS, -jnp.inf)
-    e_ATS = jnp.exp(scores_ATS - jnp.max(scores_ATS, axis=-1, keepdims=True))
-    scale_AT1 = 1 / jnp.sum(e_ATS, axis=-1, keepdims=True)
-    e_ATS = e_ATS.astype(q_ATH.dtype)
-    mixed_ATH = (jnp.einsum("ATS,ASH->ATH", e_ATS, v_ASH) * scale_AT1).astype(q_ATH.dtype)
-    return mixed_ATH, (q_ATH, k_ASH, v_ASH, e_ATS, scale_AT1, mixed_ATH)
-
-
-def attend_backward(kept: tuple, g_ATH: Array) -> tuple[Array, Array, Array, None]:
-    q_ATH, k_ASH, v_ASH, e_ATS, scale_AT1, mixed_ATH = kept
-    g_ATH = (g_ATH * scale_AT1).astype(q_ATH.dtype)
-    shared_AT1 = jnp.sum(g_ATH * mixed_ATH, axis=-1, keepdims=True)
-    g_ATS = e_ATS * (jnp.einsum("ATH,ASH->ATS", g_ATH, v_ASH) - shared_AT1)
-    g_k, g_v = jnp.einsum("ATS,ATH->ASH", g_ATS, q_ATH), jnp.einsum("ATS,ATH->ASH", e_ATS, g_ATH)
-    return jnp.einsum("ATS,ASH->ATH", g_ATS, k_ASH), g_k, g_v, None
-
-
-attend.defvjp(attend_forward, attend_backward)
+        if self.scale is not None:
+            rows = rows * self.scale[...][None, :]
+        if self.bias is not None:
+            rows = rows + self.bias[...][None, :]
+        return rows.astype(self.dtype).reshape(x.shape)
 
 
 @jax.tree_util.register_dataclass
@@ -126,155 +56,265 @@ class Cache:
 
     keys_LBSKH: Array
     values_LBSKH: Array
+    begin_B: Array  # where the document begins that each row is in
 
 
 class Attention(nnx.Module):
     """Causal self-attention."""
 
-    def __init__(self, shape: config.Model, rngs: nnx.Rngs):
+    def __init__(self, make: Weights):
+        shape = make.shape
         D, N, K, H = shape.d_model, shape.n_heads, shape.n_kv_heads, shape.d_head
-        self.query_DNH = normal(rngs, (D, N, H), D)
-        self.key_DKH = normal(rngs, (D, K, H), D)
-        self.value_DKH = normal(rngs, (D, K, H), D)
-        self.output_NHD = zeros((N, H, D))
-        self.query_norm = Norm(H, shape.norm_eps) if shape.qk_norm else None
-        self.key_norm = Norm(H, shape.norm_eps) if shape.qk_norm else None
-        self.rope_base = shape.rope_base
+        self.query_DNH = make.weight((D, N, H), "inner", D, N * H)
+        self.key_DKH = make.weight((D, K, H), "inner", D, K * H)
+        self.value_DKH = make.weight((D, K, H), "inner", D, K * H)
+        self.output_NHD = make.weight((N, H, D), "output", N * H, D)
+        biased = shape.biases.attention
+        self.query_bias_NH = make.constant((N, H), 0) if biased else None
+        self.key_bias_KH = make.constant((K, H), 0) if biased else None
+        self.value_bias_KH = make.constant((K, H), 0) if biased else None
+        self.output_bias_D = make.constant((D,), 0) if biased else None
+        normed = shape.qk_norm
+        self.query_norm = Norm(make, H, normed, bias=False) if normed else None
+        self.key_norm = Norm(make, H, normed, bias=False) if normed else None
+        self.positions, self.dropout = shape.positions, shape.dropout
 
     def project(self, x_BTD: Array, positions_T: np.ndarray | Array) -> tuple[Array, Array, Array]:
         """Returns queries, keys and values."""
 
-        def heads(weight: nnx.Param) -> Array:
+        def heads(weight: nnx.Param, bias: nnx.Param | None) -> Array:
             D, N, H = weight.shape
             matrix = weight[...].astype(x_BTD.dtype).reshape(D, N * H)
-            return linear(x_BTD, matrix).reshape(*x_BTD.shape[:2], N, H)
+            x_BTNH = linear(x_BTD, matrix).reshape(*x_BTD.shape[:2], N, H)
+            return x_BTNH if bias is None else x_BTNH + bias[...].astype(x_BTD.dtype)[None, None]
 
-        q_BTNH, k_BTKH, v_BTKH = heads(self.query_DNH), heads(self.key_DKH), heads(self.value_DKH)
+        q_BTNH = heads(self.query_DNH, self.query_bias_NH)
+        k_BTKH = heads(self.key_DKH, self.key_bias_KH)
+        v_BTKH = heads(self.value_DKH, self.value_bias_KH)
         if self.query_norm is not None:
             q_BTNH, k_BTKH = self.query_norm(q_BTNH), self.key_norm(k_BTKH)
-        cos, sin = turns(positions_T, q_BTNH.shape[-1], self.rope_base)
-        return rotate(q_BTNH, cos, sin), rotate(k_BTKH, cos, sin), v_BTKH
+        if self.positions.kind == "rope":
+            dims, interleaved = self.positions.dims or q_BTNH.shape[-1], self.positions.pairs == "interleaved"
+            cos, sin = layers.turns(positions_T, dims, self.positions.base)
+            q_BTNH, k_BTKH = (layers.rotate(x, cos, sin, interleaved) for x in (q_BTNH, k_BTKH))
+        return q_BTNH, k_BTKH, v_BTKH
 
-    def __call__(self, x_BTD: Array) -> Array:
+    def __call__(self, x_BTD: Array, documents_BTS: Array | None, kernel: str, keys_B: Array | None) -> Array:
+        """Returns what is added to the stream; documents_BTS says which positions are of one document."""
         positions_T = np.arange(x_BTD.shape[1])
         q_BTNH, k_BTKH, v_BTKH = self.project(x_BTD, positions_T)
-        return self.mix(q_BTNH, k_BTKH, v_BTKH, positions_T[:, None] >= positions_T[None, :])
+        if kernel != "xla":
+            return self.combine(layers.flash_attention(q_BTNH, k_BTKH, v_BTKH, documents_BTS, kernel))
+        causal_1TS = (positions_T[:, None] >= positions_T[None, :])[None]
+        mask_BTS = causal_1TS if documents_BTS is None else causal_1TS & documents_BTS
+        T, N = q_BTNH.shape[1:3]
+        kept_BNTS = None if keys_B is None else layers.kept(keys_B, self.dropout, (N, T, T), q_BTNH.dtype)
+        return self.combine(layers.attention(q_BTNH, k_BTKH, v_BTKH, mask_BTS, kept_BNTS))
 
-    def decode(self, x_B1D: Array, position: Array, keys_BSKH: Array, values_BSKH: Array) -> tuple[Array, ...]:
+    def decode(self, x_B1D: Array, position: Array, keys_BSKH: Array, values_BSKH: Array, begin_B: Array) -> tuple:
         """Returns the output for one new position and the cache with it in place of the oldest."""
         q_B1NH, k_B1KH, v_B1KH = self.project(x_B1D, position[None])
         S = keys_BSKH.shape[1]
         keys_BSKH = jax.lax.dynamic_update_slice_in_dim(keys_BSKH, k_B1KH, position % S, axis=1)
         values_BSKH = jax.lax.dynamic_update_slice_in_dim(values_BSKH, v_B1KH, position % S, axis=1)
-        mask_1S = jnp.arange(S)[None, :] <= position  # what was never written; later all is
-        return self.mix(q_B1NH, keys_BSKH, values_BSKH, mask_1S), keys_BSKH, values_BSKH
+        age_1S = ((position - jnp.arange(S)) % S)[None, :]
+        mask_B1S = (age_1S <= (position - begin_B)[:, None])[:, None]  # neither another document nor never written
+        mixed_B1NH = layers.attention(q_B1NH, keys_BSKH, values_BSKH, mask_B1S, None)
+        return self.combine(mixed_B1NH), keys_BSKH, values_BSKH
 
-    def mix(self, q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, mask_TS: Array) -> Array:
-        """Returns what each position gathers from those that it may see."""
-        B, T, N, H = q_BTNH.shape
-        share = N // k_BSKH.shape[2]
-        k_BSNH, v_BSNH = jnp.repeat(k_BSKH, share, axis=2), jnp.repeat(v_BSKH, share, axis=2)
+    def combine(self, mixed_BTNH: Array) -> Array:
+        """Returns the heads' results as one vector of the stream."""
+        N, H, D = self.output_NHD.shape
+        matrix = self.output_NHD[...].astype(mixed_BTNH.dtype).reshape(N * H, D)
+        x_BTD = linear(mixed_BTNH.reshape(*mixed_BTNH.shape[:2], N * H), matrix)
+        return x_BTD if self.output_bias_D is None else x_BTD + self.output_bias_D[...].astype(x_BTD.dtype)[None, None]
 
-        def merge(x_BXNH: Array) -> Array:
-            return jnp.swapaxes(x_BXNH, 1, 2).reshape(B * N, x_BXNH.shape[1], H)
 
-        mixed_ATH = attend(merge(q_BTNH / sqrt(H)), merge(k_BSNH), merge(v_BSNH), mask_TS)
-        mixed_BTNH = jnp.swapaxes(mixed_ATH.reshape(B, N, T, H), 1, 2)
-        return linear(mixed_BTNH.reshape(B, T, N * H), self.output_NHD[...].astype(q_BTNH.dtype).reshape(N * H, -1))
+ACTIVATIONS = {
+    "gelu_tanh": partial(jax.nn.gelu, approximate=True),
+    "gelu": partial(jax.nn.gelu, approximate=False),
+    "relu_squared": lambda x: jnp.square(jax.nn.relu(x)),
+}
 
 
 class Mlp(nnx.Module):
     """The feed-forward layer."""
 
-    def __init__(self, shape: config.Model, rngs: nnx.Rngs):
+    def __init__(self, make: Weights):
+        shape = make.shape
         D, F = shape.d_model, shape.d_ff
-        self.gate_DF = normal(rngs, (D, F), D) if shape.activation == "swiglu" else None
-        self.up_DF = normal(rngs, (D, F), D)
-        self.down_FD = zeros((F, D))
+        self.gate_DF = make.weight((D, F), "inner", D, F) if shape.activation == "swiglu" else None
+        self.up_DF = make.weight((D, F), "inner", D, F)
+        self.up_bias_F = make.constant((F,), 0) if shape.biases.mlp else None
+        inside = shape.activation == "swiglu_layer"
+        self.inner_gate_FF = make.weight((F, F), "gated", F, F) if inside else None
+        self.inner_up_FF = make.weight((F, F), "gated", F, F) if inside else None
+        self.inner_gate_bias_F = make.weight((F,), "gated", F, F) if inside else None
+        self.inner_up_bias_F = make.weight((F,), "gated", F, F) if inside else None
+        self.down_FD = make.weight((F, D), "output", F, D)
+        self.down_bias_D = make.constant((D,), 0) if shape.biases.mlp else None
+        self.activation = shape.activation
 
     def __call__(self, x_BTD: Array) -> Array:
-        h_BTF = linear(x_BTD, self.up_DF[...].astype(x_BTD.dtype))
-        if self.gate_DF is None:
-            h_BTF = jnp.square(jax.nn.relu(h_BTF))
+        def layer(x: Array, weight: nnx.Param, bias: nnx.Param | None = None) -> Array:
+            y = linear(x, weight[...].astype(x.dtype))
+            return y if bias is None else y + bias[...].astype(x.dtype)[None, None]
+
+        h_BTF = layer(x_BTD, self.up_DF, self.up_bias_F)
+        if self.activation == "swiglu":
+            h_BTF = jax.nn.silu(layer(x_BTD, self.gate_DF)) * h_BTF
+        elif self.activation == "swiglu_layer":
+            gate_BTF = layer(h_BTF, self.inner_gate_FF, self.inner_gate_bias_F)
+            h_BTF = jax.nn.silu(gate_BTF) * layer(h_BTF, self.inner_up_FF, self.inner_up_bias_F)
         else:
-            h_BTF = jax.nn.silu(linear(x_BTD, self.gate_DF[...].astype(x_BTD.dtype))) * h_BTF
-        return linear(h_BTF, self.down_FD[...].astype(x_BTD.dtype))
+            h_BTF = ACTIVATIONS[self.activation](h_BTF)
+        return layer(h_BTF, self.down_FD, self.down_bias_D)
 
 
 class Block(nnx.Module):
-    """Attention and feed-forward layer, each added to the residual stream."""
+    """Attention and feed-forward layer, added to the residual stream one after the other or both at once."""
 
-    def __init__(self, shape: config.Model, rngs: nnx.Rngs):
-        self.attention_norm = Norm(shape.d_model, shape.norm_eps)
-        self.attention = Attention(shape, rngs)
-        self.mlp_norm = Norm(shape.d_model, shape.norm_eps)
-        self.mlp = Mlp(shape, rngs)
+    def __init__(self, make: Weights):
+        D, norm = make.shape.d_model, make.shape.norm
+        self.attention_norm = Norm(make, D, norm.kind, norm.bias)
+        self.attention = Attention(make)
+        self.mlp_norm = Norm(make, D, norm.kind, norm.bias) if make.shape.residual == "serial" else None
+        self.mlp = Mlp(make)
+        self.dropout = make.shape.dropout
 
-    def __call__(self, x_BTD: Array) -> Array:
-        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD))
-        return x_BTD + self.mlp(self.mlp_norm(x_BTD))
+    def __call__(self, x_BTD: Array, documents_BTS: Array | None, kernel: str, keys_B: Array | None) -> Array:
+        def use(number: int) -> Array | None:
+            return None if keys_B is None else layers.fold(keys_B, number)
 
-    def decode(self, x_B1D: Array, position: Array, keys_BSKH: Array, values_BSKH: Array) -> tuple[Array, ...]:
+        h_BTD = self.attention_norm(x_BTD)
+        mixed_BTD = self.drop(self.attention(h_BTD, documents_BTS, kernel, use(0)), use(1))
+        return self.add(x_BTD, h_BTD, mixed_BTD, use(2))
+
+    def decode(self, x_B1D: Array, position: Array, keys_BSKH: Array, values_BSKH: Array, begin_B: Array) -> tuple:
         """Returns the block's output for one new position, and the cache."""
-        mixed_B1D, keys_BSKH, values_BSKH = self.attention.decode(
-            self.attention_norm(x_B1D), position, keys_BSKH, values_BSKH
-        )
-        x_B1D = x_B1D + mixed_B1D
-        return x_B1D + self.mlp(self.mlp_norm(x_B1D)), keys_BSKH, values_BSKH
+        h_B1D = self.attention_norm(x_B1D)
+        mixed_B1D, keys_BSKH, values_BSKH = self.attention.decode(h_B1D, position, keys_BSKH, values_BSKH, begin_B)
+        return self.add(x_B1D, h_B1D, mixed_B1D, None), keys_BSKH, values_BSKH
+
+    def add(self, x_BTD: Array, h_BTD: Array, mixed_BTD: Array, keys_B: Array | None) -> Array:
+        """Returns the stream with what attention and the feed-forward layer add to it."""
+        x_BTD = x_BTD + mixed_BTD
+        return x_BTD + self.drop(self.mlp(h_BTD if self.mlp_norm is None else self.mlp_norm(x_BTD)), keys_B)
+
+    def drop(self, x_BTD: Array, keys_B: Array | None) -> Array:
+        """Returns an output with dropout (Srivastava et al. 2014), where there are keys to draw from."""
+        return x_BTD if keys_B is None else x_BTD * layers.kept(keys_B, self.dropout, x_BTD.shape[1:], x_BTD.dtype)
 
 
 class Transformer(nnx.Module):
     """Token ids in, for each position the logits of the next token out."""
 
-    def __init__(self, shape: config.Model, vocab_size: int, rngs: nnx.Rngs):
-        self.embedding_VD = nnx.Param(jax.random.normal(rngs.params(), (vocab_size, shape.d_model)))
-        self.blocks = nnx.List([Block(shape, rngs) for _ in range(shape.n_layers)])
-        self.final_norm = Norm(shape.d_model, shape.norm_eps)
-        self.unembedding_VD = None if shape.tie_embeddings else zeros((vocab_size, shape.d_model))
-        self.dtype = jnp.dtype(shape.compute_dtype)
+    def __init__(self, shape: config.Model, vocab_size: int, end_of_text: int | None, rngs: nnx.Rngs):
+        make, D, V = Weights(shape, rngs), shape.d_model, vocab_rows(shape, vocab_size)
+        self.embedding_VD = make.weight((V, D), "embedding", V, D)
+        learned, T = shape.positions.kind == "learned", shape.context_length
+        self.positions_TD = make.weight((T, D), "embedding", T, D) if learned else None
+        self.blocks = nnx.List([Block(make) for _ in range(shape.n_layers)])
+        self.final_norm = Norm(make, D, shape.norm.kind, shape.norm.bias)
+        self.unembedding_VD = None if shape.tie_embeddings else make.weight((V, D), "head", D, V)
+        self.head_bias_V = make.constant((V,), 0) if shape.biases.head else None
+        self.shape, self.end_of_text = shape, end_of_text if shape.mask_documents else None
+        self.dtype = jnp.dtype(shape.residual_dtype)
 
-    def hidden(self, tokens_BT: Array) -> Array:
-        """Returns the normed residual stream at the end, x_BTD."""
-        x_BTD = self.embedding_VD[...][tokens_BT].astype(self.dtype)
-        for block in self.blocks:
-            x_BTD = block(x_BTD)
-        return self.final_norm(x_BTD)
+    def embed(self, tokens_BT: Array, positions_T: np.ndarray | Array) -> Array:
+        """Returns the beginning of the residual stream."""
+        x_BTD = self.embedding_VD[...][tokens_BT]
+        if self.positions_TD is not None:
+            x_BTD = x_BTD + self.positions_TD[...][positions_T][None]
+        return x_BTD.astype(self.dtype)
 
-    def head(self) -> Array:
-        """Returns the matrix w_VD that turns the stream into logits."""
-        return (self.embedding_VD if self.unembedding_VD is None else self.unembedding_VD)[...]
+    def hidden(self, tokens_BT: Array, compute: config.Compute = PLAIN, keys_B: Array | None = None) -> Array:
+        """Returns the normed residual stream at the end, x_BTD. `keys_B` switch dropout on."""
+        documents_BTS = None
+        if self.end_of_text is not None:  # the end of a text is the first token of what follows
+            documents_BT = jnp.cumsum(tokens_BT == self.end_of_text, axis=1)
+            documents_BTS = documents_BT[:, :, None] == documents_BT[:, None, :]
+        x_BTD = self.embed(tokens_BT, np.arange(tokens_BT.shape[1]))
+        if keys_B is not None:
+            x_BTD = self.blocks[0].drop(x_BTD, keys_B)
+        graph, _ = nnx.split(self.blocks[0])
+
+        def block(x_BTD: Array, weights: nnx.State, layer: int | Array) -> Array:
+            own_B = None if keys_B is None else layers.fold(keys_B, layer + 1)
+            return nnx.merge(graph, weights)(x_BTD, documents_BTS, compute.attention, own_B)
+
+        if compute.remat:
+            # a loop keeps XLA from undoing it, nothing else needs a fence
+            block = jax.checkpoint(block, prevent_cse=not compute.scan_layers)
+        states = [nnx.state(each) for each in self.blocks]
+        if compute.scan_layers:
+            x_BTD, _ = jax.lax.scan(lambda x, scanned: (block(x, *scanned), None), x_BTD, self.stack(states))
+        else:
+            for layer, weights in enumerate(states):
+                x_BTD = block(x_BTD, weights, layer)
+        return self.final_norm(x_BTD).astype(self.dtype)
+
+    def stack(self, states: list[nnx.State]) -> tuple[nnx.State, Array]:
+        """Returns the blocks' weights with a dim of layers, and the layers' numbers.
+
+        Matrices are cast before: the copy takes no more memory than those in the dtype of the computation do.
+        """
+        dtype = jnp.dtype(self.shape.compute_dtype)
+
+        def join(*weights: Array) -> Array:
+            return jnp.stack([weight.astype(dtype) if weight.ndim > 1 else weight for weight in weights])
+
+        return jax.tree.map(join, *states), jnp.arange(len(states))
+
+    def head(self) -> tuple[Array, Array | None]:
+        """Returns the matrix w_VD that turns the stream into logits, and their bias b_V if there is one."""
+        matrix = self.embedding_VD if self.unembedding_VD is None else self.unembedding_VD
+        return matrix[...], None if self.head_bias_V is None else self.head_bias_V[...]
 
     def logits(self, x_BTD: Array) -> Array:
         """Returns logits_BTV in float32."""
-        return jnp.einsum("BTD,VD->BTV", x_BTD, self.head().astype(self.dtype)).astype(jnp.float32)
+        head_VD, bias_V = self.head()
+        logits_BTV = jnp.einsum("BTD,VD->BTV", x_BTD, head_VD.astype(x_BTD.dtype)).astype(jnp.float32)
+        if bias_V is not None:
+            logits_BTV = logits_BTV + bias_V[None, None]
+        cap = self.shape.logit_soft_cap
+        return logits_BTV if cap is None else cap * jnp.tanh(logits_BTV / cap)
 
     def __call__(self, tokens_BT: Array) -> Array:
         return self.logits(self.hidden(tokens_BT))
 
     def decode(self, tokens_B: Array, position: Array, cache: Cache) -> tuple[Array, Cache]:
         """Returns logits_BV after one more token per row, all at the same position, and the cache with it."""
-        x_B1D = self.embedding_VD[...][tokens_B[:, None]].astype(self.dtype)
+        x_B1D = self.embed(tokens_B[:, None], position[None])
+        begin_B = cache.begin_B
+        if self.end_of_text is not None:
+            begin_B = jnp.where(tokens_B == self.end_of_text, position, begin_B)
         keys, values = [], []
         for layer, block in enumerate(self.blocks):
             x_B1D, keys_BSKH, values_BSKH = block.decode(
-                x_B1D, position, cache.keys_LBSKH[layer], cache.values_LBSKH[layer]
+                x_B1D, position, cache.keys_LBSKH[layer], cache.values_LBSKH[layer], begin_B
             )
             keys.append(keys_BSKH)
             values.append(values_BSKH)
-        logits_BV = self.logits(self.final_norm(x_B1D))[:, 0]
-        return logits_BV, Cache(jnp.stack(keys), jnp.stack(values))
+        logits_BV = self.logits(self.final_norm(x_B1D).astype(self.dtype))[:, 0]
+        return logits_BV, Cache(jnp.stack(keys), jnp.stack(values), begin_B)
+
+
+def vocab_rows(shape: config.Model, vocab_size: int) -> int:
+    """Returns V: the vocabulary filled up to a multiple of vocab_multiple, so that devices can share it."""
+    return -(-vocab_size // shape.vocab_multiple) * shape.vocab_multiple
 
 
 def empty_cache(shape: config.Model, batch: int, length: int) -> Cache:
     """Returns a cache for `length` positions (S) of `batch` rows."""
     dims = (shape.n_layers, batch, length, shape.n_kv_heads, shape.d_head)
     dtype = jnp.dtype(shape.compute_dtype)
-    return Cache(jnp.zeros(dims, dtype), jnp.zeros(dims, dtype))
+    return Cache(jnp.zeros(dims, dtype), jnp.zeros(dims, dtype), jnp.zeros(batch, jnp.int32))
 
 
 def initialize(shape: config.Model, vocab_size: int, seed: int) -> dict[str, Array]:
     """Returns fresh parameters by name; the same for a seed on every mesh."""
-    state = nnx.state(Transformer(shape, vocab_size, nnx.Rngs(seed)), nnx.Param)
+    state = nnx.state(Transformer(shape, vocab_size, None, nnx.Rngs(seed)), nnx.Param)
     return {".".join(map(str, path)): parameter[...] for path, parameter in nnx.to_flat_state(state)}
 
 
@@ -286,9 +326,11 @@ def shapes(shape: config.Model, vocab_size: int) -> dict[str, jax.ShapeDtypeStru
 class Skeleton:
     """A Transformer without weights: joins itself to parameters inside a jitted function."""
 
-    def __init__(self, shape: config.Model, vocab_size: int):
+    def __init__(self, shape: config.Model, vocab_size: int, end_of_text: int | None = None):
+        """`end_of_text` is what parts documents, for a model that masks them from each other."""
+        assert end_of_text is not None or not shape.mask_documents, "masking documents needs an end-of-text token"
         self.shape, self.vocab_size = shape, vocab_size
-        model = nnx.eval_shape(lambda: Transformer(shape, vocab_size, nnx.Rngs(0)))
+        model = nnx.eval_shape(lambda: Transformer(shape, vocab_size, end_of_text, nnx.Rngs(0)))
         self.graph, state = nnx.split(model, nnx.Param)
         self.paths = {".".join(map(str, path)): path for path, _ in nnx.to_flat_state(state)}
 

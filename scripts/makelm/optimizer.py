@@ -1,11 +1,14 @@
 """Optimizers and learning-rate schedules, put together from Optax by kind of parameter.
 
-AdamW: Loshchilov & Hutter 2019. Muon: Jordan et al. 2024, a matrix's update is its momentum made orthogonal, here with
-the coefficients of Polar Express (Amsel et al. 2025); twice as fast on a CPU as Optax's own, which is otherwise alike.
+AdamW: Loshchilov & Hutter 2019. Lion: Chen et al. 2023. Adafactor: Shazeer & Stern 2018. Muon: Jordan et al. 2024, a
+matrix's update is its momentum made orthogonal, here with the coefficients of Polar Express (Amsel et al. 2025);
+twice as fast on a CPU as Optax's own, which is otherwise alike.
 
-D model, N heads, K key/value heads, H head dim, F hidden, V vocabulary
+D model, N heads, K key/value heads, H head dim, F hidden, T position, V vocabulary
 """
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from math import prod, sqrt
 
 import jax
@@ -15,8 +18,8 @@ from jax import Array
 
 from makelm import config
 
-# A parameter's name ends in -> its kind, and for a matrix which dims it takes in and gives out.
-KINDS = {"embedding_VD": "embedding", "unembedding_VD": "head", "scale": "norms"}
+# A parameter's name ends in -> its kind. Others are matrices, or vectors: scales and biases.
+KINDS = {"embedding_VD": "embedding", "positions_TD": "embedding", "unembedding_VD": "head"}
 # The dims of a matrix that it takes in come first; how many they are.
 MATRICES = {
     "query_DNH": 1,
@@ -25,8 +28,11 @@ MATRICES = {
     "output_NHD": 2,
     "gate_DF": 1,
     "up_DF": 1,
+    "inner_gate_FF": 1,
+    "inner_up_FF": 1,
     "down_FD": 1,
 }
+MIN_DIM_TO_FACTOR = 128  # Adafactor keeps the whole statistic of a smaller matrix
 POLAR_EXPRESS = (
     (8.28721201814563, -23.595886519098837, 17.300387312530933),
     (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
@@ -38,58 +44,92 @@ POLAR_EXPRESS = (
 def kind(name: str) -> str:
     """Returns the key of learning_rates that a parameter goes by."""
     last = name.rpartition(".")[2]
-    assert last in KINDS or last in MATRICES, name
-    return KINDS.get(last, "matrices")
+    if last in MATRICES:
+        return "matrices"
+    assert last in KINDS or last == "scale" or "bias" in last, name
+    return KINDS.get(last, "vectors")
 
 
 def schedule(train: config.Train) -> optax.Schedule:
-    """Returns step -> factor on every learning rate: a linear warm-up, the peak, then a decay to `final`."""
+    """Returns step -> factor on every learning rate: a linear warm-up, the peak, then a decay to `final`.
+
+    Step 0 is at warmup_start, step warmup_steps at the peak. rsqrt decays from there as Vaswani et al. 2017 do.
+    """
     plan = train.schedule
-    decay = round(plan.decay_fraction * (train.steps - plan.warmup_steps)) if plan.kind != "constant" else 0
+    warmup, end = plan.warmup_steps, plan.decay_end or train.steps
+    start = 1 / (warmup + 1) if plan.warmup_start is None else plan.warmup_start
+    decay = round(plan.decay_fraction * (end - warmup))
+
+    def decayed(step):
+        if plan.kind == "rsqrt":
+            return jnp.sqrt((1 + warmup) / (1 + jnp.maximum(step, warmup)))
+        if plan.kind == "constant" or not decay:
+            return 1.0
+        left = jnp.clip((end - step) / decay, 0.0, 1.0)
+        shape = left if plan.kind == "linear" else 0.5 * (1 - jnp.cos(jnp.pi * left))
+        return plan.final + (1 - plan.final) * shape
 
     def factor(step):
-        warm = jnp.minimum(1.0, (step + 1) / (plan.warmup_steps + 1))
-        if not decay:
-            return warm
-        left = jnp.clip((train.steps - step) / decay, 0.0, 1.0)
-        shape = left if plan.kind == "linear" else 0.5 * (1 - jnp.cos(jnp.pi * left))
-        return warm * (plan.final + (1 - plan.final) * shape)
+        warm = jnp.minimum(1.0, start + (1 - start) * step / warmup) if warmup else 1.0
+        return warm * decayed(step)
 
     return factor
 
 
-def make_optimizer(train: config.Train) -> optax.GradientTransformation:
-    """Returns the optimizer for a flat dictionary of parameters by name."""
+def make_optimizer(train: config.Train, names: Iterable[str]) -> optax.GradientTransformation:
+    """Returns the optimizer for a flat dictionary of the parameters with these names."""
     options, factor = train.optimizer, schedule(train)
+    treatments = {name: Treatment.of(name, options) for name in names}
 
-    def descend(rate: float) -> optax.GradientTransformation:
-        return optax.scale_by_learning_rate(lambda step: rate * factor(step))
-
-    def adam(rate: float, decay: float) -> optax.GradientTransformation:
+    def transform(how: Treatment) -> optax.GradientTransformation:
+        rate = getattr(options.learning_rates, how.kind)
+        decay = options.weight_decay / (rate if options.independent_decay else 1) if how.decays else 0
         return optax.chain(
-            optax.scale_by_adam(options.beta1, options.beta2, options.eps),
+            rule(options, how.kind),
             optax.add_decayed_weights(decay) if decay else optax.identity(),
-            descend(rate),
+            optax.scale_by_learning_rate(lambda step: how.multiplier * rate * factor(step)),
         )
 
-    def muon(rate: float) -> optax.GradientTransformation:
+    clip = optax.clip_by_global_norm(options.clip_norm) if options.clip_norm else optax.identity()
+    by_label = {str(how): transform(how) for how in treatments.values()}
+    return optax.chain(clip, optax.partition(by_label, {name: str(how) for name, how in treatments.items()}))
+
+
+@dataclass(frozen=True)
+class Treatment:
+    """How a parameter is changed."""
+
+    kind: str
+    multiplier: float  # on its learning rate
+    decays: bool
+
+    @classmethod
+    def of(cls, name: str, options: config.Optimizer) -> "Treatment":
+        """Returns the treatment of the parameter with this name."""
+        multiplier = next((times for part, times in options.rate_multipliers.items() if part in name), 1.0)
+        spared = any(part in name for part in options.decay_except)
+        return cls(kind(name), multiplier, kind(name) in options.decay and not spared)
+
+    def __str__(self) -> str:
+        return f"{self.kind} x{self.multiplier:g} {'decays' if self.decays else 'keeps'}"
+
+
+def rule(options: config.Optimizer, kind: str) -> optax.GradientTransformation:
+    """Returns what makes a parameter's update of its gradient, before decay and learning rate."""
+    if options.kind == "lion":
+        return optax.scale_by_lion(options.beta1, options.beta2)
+    if options.kind == "adafactor":
+        return optax.chain(
+            optax.scale_by_factored_rms(epsilon=options.eps, min_dim_size_to_factor=MIN_DIM_TO_FACTOR),
+            optax.clip_by_block_rms(1.0),
+            optax.scale_by_param_block_rms(),
+        )
+    if options.kind == "muon" and kind == "matrices":
         return optax.chain(
             optax.trace(options.momentum, nesterov=True),
             optax.stateless(lambda updates, _: jax.tree.map_with_path(orthogonal, updates)),
-            optax.add_decayed_weights(options.weight_decay) if options.weight_decay else optax.identity(),
-            descend(rate),
         )
-
-    rates = options.learning_rates
-    transforms = {
-        "matrices": muon(rates.matrices) if options.kind == "muon" else adam(rates.matrices, options.weight_decay),
-        # nanoGPT's rule: what has two dims decays
-        "embedding": adam(rates.embedding, options.weight_decay if options.kind == "adamw" else 0),
-        "head": adam(rates.head, options.weight_decay if options.kind == "adamw" else 0),
-        "norms": adam(rates.norms, 0),
-    }
-    clip = optax.clip_by_global_norm(options.clip_norm) if options.clip_norm else optax.identity()
-    return optax.chain(clip, optax.partition(transforms, lambda parameters: {name: kind(name) for name in parameters}))
+    return optax.scale_by_adam(options.beta1, options.beta2, options.eps)
 
 
 def orthogonal(path: tuple, update: Array) -> Array:

@@ -1,7 +1,7 @@
 """What a run will take, from shapes alone: no weight is allocated.
 
 FLOPs per token follow PaLM (Chowdhery et al. 2022, appendix B): 6 N + 12 L N H T, with N the parameters
-without the embedding that is only looked up, and the second term for attention.
+without the embeddings that are only looked up, and the second term for attention.
 """
 
 from math import prod
@@ -19,16 +19,12 @@ from makelm.training import Trainer, parameter_count
 def plan(shape: config.Model, mesh: Mesh, trainer: Trainer, batch_size: int, steps: int) -> dict[str, Any]:
     """Returns the plan of a run. Temporary bytes are those of the compiled step on the devices at hand."""
     names = trainer.state_shapes["parameters"]
-    parameters = parameter_count(trainer.state_shapes)
+    parameters = parameter_count(names)
     tokens = batch_size * shape.context_length
     per_token = flops_per_token(shape, names)
-    own = device_bytes(trainer.state_shapes["parameters"])
-    bytes_per_device = {
-        "parameters": own,
-        "optimizer": device_bytes(trainer.state_shapes["optimizer"]),
-        "gradients": own,
-        "temporary": temporary_bytes(trainer, shape, mesh, batch_size) - own,
-    }
+    state = state_bytes(trainer)
+    temporary = temporary_bytes(trainer, shape, mesh, batch_size) - state["gradients"]
+    bytes_per_device = state | {"temporary": max(0, temporary)}
     return {
         "parameters": parameters,
         "flops_per_token": per_token,
@@ -43,9 +39,18 @@ def plan(shape: config.Model, mesh: Mesh, trainer: Trainer, batch_size: int, ste
     }
 
 
+def state_bytes(trainer: Trainer) -> dict[str, int]:
+    """Returns what lives on a device from step to step, and the gradients, in bytes: exact on any mesh."""
+    shapes = trainer.state_shapes
+    parts = {name: device_bytes(part) for name, part in shapes.items()}
+    shards = [prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in shapes["parameters"].values()]
+    return parts | {"gradients": 4 * sum(shards)}
+
+
 def flops_per_token(shape: config.Model, names: dict[str, jax.ShapeDtypeStruct]) -> int:
     """Returns the floating-point operations of training on one token."""
-    looked_up = 0 if shape.tie_embeddings else names["embedding_VD"].size
+    tables = ("positions_TD",) if shape.tie_embeddings else ("positions_TD", "embedding_VD")
+    looked_up = sum(names[table].size for table in tables if table in names)
     computing = sum(leaf.size for leaf in names.values()) - looked_up
     return 6 * computing + 12 * shape.n_layers * shape.n_heads * shape.d_head * shape.context_length
 

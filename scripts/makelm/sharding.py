@@ -17,15 +17,28 @@ from makelm.errors import UserError
 # The last part of a parameter's name -> the mesh axis of each of its dims.
 TABLE: dict[str, PartitionSpec] = {
     "embedding_VD": PartitionSpec("tensor", "fsdp"),
+    "positions_TD": PartitionSpec(None, "fsdp"),
     "unembedding_VD": PartitionSpec("tensor", "fsdp"),
+    "head_bias_V": PartitionSpec("tensor"),
     "query_DNH": PartitionSpec("fsdp", "tensor", None),
     "key_DKH": PartitionSpec("fsdp", "tensor", None),
     "value_DKH": PartitionSpec("fsdp", "tensor", None),
     "output_NHD": PartitionSpec("tensor", None, "fsdp"),
+    "query_bias_NH": PartitionSpec("tensor", None),
+    "key_bias_KH": PartitionSpec("tensor", None),
+    "value_bias_KH": PartitionSpec("tensor", None),
+    "output_bias_D": PartitionSpec(None),
     "gate_DF": PartitionSpec("fsdp", "tensor"),
     "up_DF": PartitionSpec("fsdp", "tensor"),
+    "up_bias_F": PartitionSpec("tensor"),
+    "inner_gate_FF": PartitionSpec("fsdp", "tensor"),
+    "inner_up_FF": PartitionSpec("fsdp", "tensor"),
+    "inner_gate_bias_F": PartitionSpec("tensor"),
+    "inner_up_bias_F": PartitionSpec("tensor"),
     "down_FD": PartitionSpec("tensor", "fsdp"),
+    "down_bias_D": PartitionSpec(None),
     "scale": PartitionSpec(None),  # norms are small: whole on each device
+    "bias": PartitionSpec(None),
 }
 BATCH = PartitionSpec(("data", "fsdp"))  # rows of a batch
 AXES = ("data", "fsdp", "tensor")
@@ -63,8 +76,9 @@ def parameter_sharding(mesh: Mesh, name: str, shape: tuple[int, ...]) -> NamedSh
     return NamedSharding(mesh, spec)
 
 
-def check_batch(mesh: Mesh, batch_size: int) -> None:
-    """Raises UserError where the rows of a batch do not divide over the devices."""
+def check_batch(mesh: Mesh, batch_size: int, parts: int) -> None:
+    """Raises UserError where the rows of a batch, or of one of its parts, do not divide over the devices."""
     groups = mesh.shape["data"] * mesh.shape["fsdp"]
-    if batch_size % groups:
-        raise UserError(f"train.batch_size: {batch_size} rows do not divide over {groups} devices (data x fsdp)")
+    if batch_size % (groups * parts):
+        over = f"{groups} devices (data x fsdp)" + (f" in {parts} parts (compute.accumulate)" if parts > 1 else "")
+        raise UserError(f"train.batch_size: {batch_size} rows do not divide over {over}")

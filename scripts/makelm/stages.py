@@ -8,8 +8,26 @@ import platform
 from dataclasses import dataclass
 from functools import cache
 
+from pydantic import model_validator
+
 from makelm import closure, config, manifest
-from makelm.config import Config, Corpus, Evaluate, Export, Mesh, Model, Name, Sample, Section, Tokenizer, Train
+from makelm.config import (
+    Compute,
+    Config,
+    Corpus,
+    Evaluate,
+    Export,
+    Mesh,
+    Model,
+    Name,
+    Run,
+    Sample,
+    Section,
+    Start,
+    Tokenizer,
+    Train,
+    Weights,
+)
 from makelm.errors import UserError
 
 
@@ -28,6 +46,10 @@ class DownloadCorpus(Part):
     python: str | None  # the standard library is that of one interpreter
 
 
+class DownloadWeights(Part):
+    weights: Weights
+
+
 class TrainTokenizer(Part):
     tokenizer: Tokenizer
 
@@ -36,31 +58,36 @@ class EncodeShard(Part):
     pass
 
 
-class PlanRun(Part):
+class Training(Part):
+    """What a step of training is compiled from."""
+
+    model: Model
+    mesh: Mesh
+    compute: Compute
+    train: Train
+
+    @model_validator(mode="after")
+    def check(self) -> "Training":
+        config.check_training(self.model, self.compute, self.train)
+        return self
+
+
+class PlanRun(Training):
     """A plan needs a whole Train to compile its step, but only these of its keys change what comes out."""
 
-    model: Model
-    mesh: Mesh
-    train: Train
-
     def result_keys(self) -> dict:
-        """Returns what decides a plan; the mesh too, which for training is a matter of execution."""
-        return {"locked": self.locked} | planned_keys(self.model, self.mesh, self.train)
+        """Returns what decides a plan; mesh and compute too, which for training are a matter of execution."""
+        return {"locked": self.locked} | planned_keys(self)
 
 
-def planned_keys(model: Model, mesh: Mesh, train: Train) -> dict:
-    """Returns the keys that a plan is about."""
-    return {
-        "model": model.model_dump(),
-        "mesh": mesh.model_dump(),
-        "train": train.model_dump(include={"batch_size": True, "steps": True, "optimizer": {"kind"}}),
-    }
+def planned_keys(run: Run | PlanRun) -> dict:
+    """Returns the keys that a plan is about: what decides numbers of parameters, steps and bytes."""
+    train = {"batch_size": True, "steps": True, "optimizer": {"kind"}, "ema": True}
+    return run.model_dump(include={"model": True, "mesh": True, "compute": True, "train": train})
 
 
-class TrainModel(Part):
-    model: Model
-    mesh: Mesh
-    train: Train
+class TrainModel(Training):
+    start: Start | None
 
 
 class SampleModel(Part):
@@ -81,6 +108,7 @@ class WriteReport(Part):
 
 PARTS: dict[str, type[Part]] = {
     "download_corpus": DownloadCorpus,
+    "download_weights": DownloadWeights,
     "train_tokenizer": TrainTokenizer,
     "encode_shard": EncodeShard,
     "plan_run": PlanRun,
@@ -93,7 +121,7 @@ PARTS: dict[str, type[Part]] = {
 
 # Which of a run's sections each stage of a run reads.
 RUN_STAGES = {
-    "train_model": ("model", "mesh", "train"),
+    "train_model": ("model", "mesh", "compute", "start", "train"),
     "sample_model": ("sample",),
     "evaluate_model": ("evaluate",),
     "export_model": ("export",),
@@ -114,19 +142,19 @@ def keys(stage: str, settings: Config, name: str, lock: str) -> tuple[dict, dict
         result = {"corpus": config.split_keys(corpus)[0], "python": None}
         if corpus.source == "stdlib":
             result["python"] = platform.python_version()
+    elif stage == "download_weights":
+        result["weights"] = config.split_keys(settings.weights[name])[0]
     elif stage == "train_tokenizer":
-        result["tokenizer"] = config.split_keys(settings.tokenizer[name])[0]
+        result["tokenizer"], execution["tokenizer"] = config.split_keys(settings.tokenizer[name])
     elif stage == "plan_run":
-        run = settings.run[name]
-        result = planned_keys(run.model, run.mesh, run.train)
-        execution = {"train": run.train.model_dump()}
+        result = planned_keys(settings.run[name])
+        execution = {"train": settings.run[name].train.model_dump()}
     elif stage == "write_report":
         result["runs"] = list(settings.runs)
     elif stage in RUN_STAGES:
-        for section in RUN_STAGES[stage]:
-            of_result, of_execution = config.split_keys(getattr(settings.run[name], section))
-            result |= {section: of_result} if of_result else {}
-            execution |= {section: of_execution} if of_execution else {}
+        of_result, of_execution = config.split_keys(settings.run[name])
+        result = {section: of_result[section] for section in RUN_STAGES[stage] if section in of_result}
+        execution = {section: of_execution[section] for section in RUN_STAGES[stage] if section in of_execution}
     result["locked"] = packages(stage, lock)
     return result, execution
 
@@ -156,7 +184,7 @@ class Artifact:
 
 def artifacts(settings: Config, lock: str) -> list[Artifact]:
     """Returns everything that a configuration stands for, in the order it is made."""
-    runs = [settings.run[name] for name in settings.runs]
+    runs = trained_runs(settings)
     found = []
 
     def add(stage: str, entry: str, manifest: str, *inputs: str) -> None:
@@ -164,27 +192,25 @@ def artifacts(settings: Config, lock: str) -> list[Artifact]:
 
     for corpus in used_corpora(settings):
         add("download_corpus", corpus, corpus_manifest(corpus))
-    for tokenizer in dict.fromkeys(run.tokenizer for run in runs):
-        learned_from = corpus_manifest(settings.tokenizer[tokenizer].corpus)
-        add("train_tokenizer", tokenizer, tokenizer_manifest(tokenizer), learned_from)
-    for corpus, tokenizer in dict.fromkeys((run.corpus, run.tokenizer) for run in runs):
+    for weights in used_weights(settings):
+        add("download_weights", weights, f"{weights_folder(weights)}/manifest.json")
+    for tokenizer in dict.fromkeys(run.tokenizer for run in runs.values()):
+        learned_from = map(corpus_manifest, learning_corpora(settings, tokenizer))
+        add("train_tokenizer", tokenizer, tokenizer_manifest(tokenizer), *learned_from)
+    for corpus, tokenizer in dict.fromkeys((run.corpus, run.tokenizer) for run in runs.values()):
         for shard in shard_manifests(settings, corpus, tokenizer):
             add("encode_shard", tokenizer, shard, corpus_manifest(corpus), tokenizer_manifest(tokenizer))
-    for name, run in zip(settings.runs, runs, strict=True):
-        tokenizer = tokenizer_manifest(run.tokenizer)
-        shards = shard_manifests(settings, run.corpus, run.tokenizer)
-        trained = f"train_model/{name}/manifest.json"
-        add("plan_run", name, f"plan_run/{name}/manifest.json", tokenizer)
-        add("train_model", name, trained, *shards)
+    for name in settings.runs:
+        add("plan_run", name, f"plan_run/{name}/manifest.json", tokenizer_manifest(runs[name].tokenizer))
+    for name, run in runs.items():
+        begun = [f"{start_folder(run)}/manifest.json"] if run.start else []
+        add("train_model", name, model_manifest(name), *shard_manifests(settings, run.corpus, run.tokenizer), *begun)
+    for name in settings.runs:
+        run, trained = runs[name], model_manifest(name)
+        tokenizer, shards = tokenizer_manifest(run.tokenizer), shard_manifests(settings, run.corpus, run.tokenizer)
+        scored = (trained, *shards, corpus_manifest(run.corpus))
         add("sample_model", name, f"sample_model/{name}/manifest.json", trained, tokenizer)
-        add(
-            "evaluate_model",
-            name,
-            f"evaluate_model/{name}/manifest.json",
-            trained,
-            *shards,
-            corpus_manifest(run.corpus),
-        )
+        add("evaluate_model", name, f"evaluate_model/{name}/manifest.json", *scored)
         add("export_model", name, f"export_model/{name}/manifest.json", trained, tokenizer)
     reported = [f"{stage}/{name}/manifest.json" for stage in ("plan_run", *RUN_STAGES) for name in settings.runs]
     add("write_report", "", "write_report/manifest.json", *reported)
@@ -206,12 +232,55 @@ def shard_manifests(settings: Config, corpus: str, tokenizer: str) -> list[str]:
     return [f"encode_shard/{corpus}/{tokenizer}/{name}.json" for name in shard_names(settings, corpus)]
 
 
+def model_manifest(run: str) -> str:
+    """Returns where the manifest of a trained run stands below results/."""
+    return f"train_model/{run}/manifest.json"
+
+
+def weights_folder(weights: str) -> str:
+    """Returns where the files of an entry of `weights:` stand below results/."""
+    return f"download_weights/{weights}"
+
+
+def start_folder(run: Run) -> str:
+    """Returns where the weights that a run starts from stand below results/."""
+    return weights_folder(run.start.weights) if run.start.weights else f"train_model/{run.start.run}"
+
+
+def trained_runs(settings: Config) -> dict[str, Run]:
+    """Returns the runs to be built and those that they start from, each after the one it starts from."""
+    found = {}
+    for name in settings.runs:
+        chain = [name]
+        while (start := settings.run[chain[-1]].start) and start.run:
+            chain.append(start.run)
+        found |= {link: settings.run[link] for link in reversed(chain) if link not in found}
+    return found
+
+
 def used_corpora(settings: Config) -> list[str]:
-    """Returns the corpora that the runs to be built, or their tokenizers, read."""
-    runs = [settings.run[name] for name in settings.runs]
-    return list(
-        dict.fromkeys([*(run.corpus for run in runs), *(settings.tokenizer[run.tokenizer].corpus for run in runs)])
-    )
+    """Returns the corpora that the runs to be trained, or their tokenizers, read."""
+    runs = trained_runs(settings).values()
+    learned_from = [corpus for run in runs for corpus in learning_corpora(settings, run.tokenizer)]
+    return list(dict.fromkeys([*(run.corpus for run in runs), *learned_from]))
+
+
+def named_tokenizers(settings: Config) -> list[str]:
+    """Returns the tokenizers of the runs to be trained that are learned from no corpus."""
+    used = dict.fromkeys(run.tokenizer for run in trained_runs(settings).values())
+    return [tokenizer for tokenizer in used if not learning_corpora(settings, tokenizer)]
+
+
+def learning_corpora(settings: Config, tokenizer: str) -> list[str]:
+    """Returns the corpus that a tokenizer is learned from, if it is learned."""
+    corpus = settings.tokenizer[tokenizer].corpus
+    return [corpus] if corpus else []
+
+
+def used_weights(settings: Config) -> list[str]:
+    """Returns the entries of `weights:` that the runs to be trained start from."""
+    starts = [run.start for run in trained_runs(settings).values()]
+    return list(dict.fromkeys(start.weights for start in starts if start and start.weights))
 
 
 def shard_names(settings: Config, corpus: str) -> list[str]:

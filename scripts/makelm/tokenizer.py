@@ -23,25 +23,28 @@ RANKS, METADATA = "tokenizer.tiktoken", "metadata.json"
 class Tokenizer:
     """A vocabulary and the pattern that cuts a text into the pieces no token crosses."""
 
-    kind: str  # bpe, byte or char
+    kind: str  # bpe, byte, char or tiktoken
     pattern: str
     ranks: dict[bytes, int]  # the bytes of each token -> its id, which is also its priority in merging
-    end_of_text: int | None  # the id of <|endoftext|>, the last one, where there is one
+    special_tokens: dict[str, int]  # what no text becomes: <|endoftext|>, and what else a named encoding has
 
-    @property
+    @cached_property
     def vocab_size(self) -> int:
-        """Returns the number of token ids, <|endoftext|> included."""
-        return len(self.ranks) + len(self.special_tokens)
+        """Returns one more than the largest id; a named encoding may leave some below it unused."""
+        return max([*self.ranks.values(), *self.special_tokens.values()]) + 1
 
     @property
-    def special_tokens(self) -> dict[str, int]:
-        return {} if self.end_of_text is None else {END_OF_TEXT: self.end_of_text}
+    def end_of_text(self) -> int | None:
+        """Returns the id of the token that stands after each document, where there is one."""
+        return self.special_tokens.get(END_OF_TEXT)
 
     @cached_property
     def digest(self) -> str:
         """Returns the sha256 of all that decides which ids a text becomes."""
         total = hashlib.sha256(rank_lines(self.ranks))
-        rest = json.dumps([self.pattern, self.special_tokens], separators=(",", ":"), ensure_ascii=False)
+        rest = json.dumps(
+            [self.pattern, self.special_tokens], separators=(",", ":"), ensure_ascii=False, sort_keys=True
+        )
         total.update(rest.encode())
         return total.hexdigest()
 
@@ -56,7 +59,7 @@ class Tokenizer:
 
     @cached_property
     def tokens(self) -> list[bytes]:
-        """Returns the bytes of each token, by id; <|endoftext|> stands for no text and has none."""
+        """Returns the bytes of each token, by id; special tokens and unused ids stand for no text and have none."""
         tokens = [b""] * self.vocab_size
         for token, rank in self.ranks.items():
             tokens[rank] = token
@@ -77,7 +80,7 @@ class Tokenizer:
         return self.tokens[token]
 
     def encode(self, text: str) -> list[int]:
-        """Returns a text's ids. Nothing in a text becomes <|endoftext|>. Raises UserError where there is no way."""
+        """Returns a text's ids. Nothing in a text becomes a special token. Raises UserError where there is no way."""
         return self.encode_array(text).tolist()
 
     def encode_array(self, text: str) -> np.ndarray:
@@ -105,7 +108,7 @@ class Tokenizer:
             return list(pool.map(self.encode_array, texts))
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Returns the text of ids; bytes that are no UTF-8 become U+FFFD, and <|endoftext|> becomes nothing."""
+        """Returns the text of ids; bytes that are no UTF-8 become U+FFFD, special tokens become nothing."""
         return b"".join(self.tokens[token] for token in ids).decode(errors="replace")
 
     def save(self, folder: Path) -> None:
@@ -130,10 +133,15 @@ def rank_lines(ranks: dict[bytes, int]) -> bytes:
 
 def read_ranks(path: Path) -> dict[bytes, int]:
     """Returns the ranks in a file. tiktoken's own reader keeps a copy of what it once read under this path."""
-    pairs = [line.split() for line in path.read_bytes().splitlines()]
+    return parse_ranks(path.read_bytes())
+
+
+def parse_ranks(lines: bytes) -> dict[bytes, int]:
+    """Returns ranks of their lines. Raises ValueError where they are not that."""
+    pairs = [line.split() for line in lines.splitlines()]
     ranks = {base64.b64decode(token, validate=True): int(rank) for token, rank in pairs}
-    if sorted(ranks.values()) != list(range(len(pairs))):
-        raise ValueError("ranks are not 0, 1, 2, ...")
+    if not len(ranks) == len(set(ranks.values())) == len(pairs):
+        raise ValueError("a token or a rank stands there twice")
     return ranks
 
 
@@ -145,7 +153,7 @@ def load(folder: Path) -> Tokenizer:
             metadata["kind"],
             metadata["pattern"],
             read_ranks(folder / RANKS),
-            metadata["special_tokens"].get(END_OF_TEXT),
+            metadata["special_tokens"],
         )
         whole = found.digest == metadata["digest"] and found.vocab_size == metadata["vocab_size"]
     except FileNotFoundError as error:

@@ -1,7 +1,11 @@
 """A tokenizer as Hugging Face's libraries read it: the same ids from tokenizer.json as from tiktoken."""
 
+import re
+
 from makelm.tokenizer import END_OF_TEXT, Tokenizer, byte_level_signs
 
+# what {1,3}+ stands behind: a class of characters, an escape or a character
+POSSESSIVE = re.compile(r"(\\[pP]\{\w+\}|\[(?:\\.|[^\]\\])+\]|\\.|[^\\\])])(\{\d+,\d*\})\+")
 ANY_CHARACTER = r"[\s\S]"  # tiktoken's (?s). : in Oniguruma, which `tokenizers` uses, (?s) means something else
 
 
@@ -22,7 +26,7 @@ def hugging_face_files(tokenizer: Tokenizer) -> dict[str, dict]:
         "fuse_unk": False,
         "byte_fallback": False,
         "ignore_merges": True,  # as tiktoken: a piece that is a token is that token, however it was merged
-        "vocab": {spell(token, signs): rank for token, rank in tokenizer.ranks.items()},
+        "vocab": {spell(token, signs): rank for token, rank in tokenizer.ranks.items()} | reserved(tokenizer),
         "merges": [[spell(left, signs), spell(right, signs)] for left, right in merges(tokenizer.ranks)],
     }
     return {
@@ -45,9 +49,17 @@ def hugging_face_files(tokenizer: Tokenizer) -> dict[str, dict]:
     }
 
 
+def reserved(tokenizer: Tokenizer) -> dict[str, int]:
+    """Returns the special tokens that must stand in the vocabulary too, since `tokenizers` would number them on."""
+    return tokenizer.special_tokens if tokenizer.kind == "tiktoken" else {}
+
+
 def pre_tokenizer(tokenizer: Tokenizer) -> dict:
     """Returns how a text is cut into pieces, and their bytes spelt as signs."""
-    pattern = tokenizer.pattern if tokenizer.kind == "bpe" else ANY_CHARACTER
+    # Oniguruma reads a{1,3}+ as (a{1,3})+
+    pattern = POSSESSIVE.sub(r"(?>\1\2)", tokenizer.pattern)
+    if tokenizer.kind in ("byte", "char"):
+        pattern = ANY_CHARACTER
     split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     return {"type": "Sequence", "pretokenizers": [split, byte_level]}

@@ -1,6 +1,6 @@
 """One optimizer step, and the state it changes, laid out over a mesh.
 
-B batch, T position, D model
+B batch, T position, D model, P part of a batch
 """
 
 from collections.abc import Callable
@@ -15,11 +15,13 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from makelm import config, sharding
-from makelm.loss import mean_loss
+from makelm.errors import UserError
+from makelm.loss import loss_sums, targets_in
 from makelm.model import Skeleton, initialize
 from makelm.optimizer import make_optimizer, schedule
 
-State = dict[str, Any]  # parameters: name -> weight; optimizer: Optax's state
+# parameters: name -> weight; optimizer: Optax's state; average: Optax's, where weights are averaged
+State = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -28,47 +30,118 @@ class Trainer:
 
     state_shapes: State  # shapes, dtypes and shardings, without memory
     initial_state: Callable[[], State]
+    begin: Callable[[dict[str, Array]], State]  # the state of a first step with these parameters
+    at_step: Callable[[State, int], State]  # the same with the learning rates of another step
     step: Callable[[State, Array, int], tuple[State, dict[str, Array]]]
-    validate: Callable[[State, Array], Array]
+    validate: Callable[[State, Array], tuple[Array, Array]]  # sums of losses and of targets
+    result: Callable[[State], dict[str, Array]]  # the parameters that come out of training
     place: Callable[[np.ndarray], Array]
 
 
-def make_trainer(shape: config.Model, train: config.Train, vocab_size: int, mesh: Mesh) -> Trainer:
-    """Returns the compiled pieces of a run. Raises UserError where shapes do not divide over the mesh."""
-    sharding.check_batch(mesh, train.batch_size)
-    skeleton, optimizer, factor = Skeleton(shape, vocab_size), make_optimizer(train), schedule(train)
-    seed = train.seed
+def make_trainer(
+    shape: config.Model,
+    train: config.Train,
+    compute: config.Compute,
+    vocab_size: int,
+    end_of_text: int | None,
+    mesh: Mesh,
+) -> Trainer:
+    """Returns the compiled pieces of a run. Raises UserError where the mesh does not fit what is asked of it."""
+    sharding.check_batch(mesh, train.batch_size, compute.accumulate)
+    platform = mesh.devices.flat[0].platform
+    if compute.attention == "cudnn" and platform != "gpu":
+        raise UserError(f"compute.attention: cudnn is for NVIDIA GPUs, this is a {platform}; set it to xla")
+    skeleton, factor = Skeleton(shape, vocab_size, end_of_text), schedule(train)
+    optimizer = make_optimizer(train, skeleton.paths)
+    average = None if train.ema is None else optax.ema(train.ema, debias=True, accumulator_dtype=jnp.float32)
+
+    def begin(parameters: dict) -> State:
+        state = {"parameters": parameters, "optimizer": optimizer.init(in_float32(parameters))}
+        return state if average is None else state | {"average": average.init(parameters)}
 
     def initial_state() -> State:
-        parameters = initialize(shape, vocab_size, seed)
-        return {"parameters": parameters, "optimizer": optimizer.init(parameters)}
+        return begin(initialize(shape, vocab_size, train.seed))
 
-    def loss(parameters: dict, windows_BT: Array) -> Array:
-        return mean_loss(skeleton(parameters), windows_BT)
+    def at_step(state: State, number: Array) -> State:
+        return state | {"optimizer": with_schedule_at(state["optimizer"], number)}
 
     def step(state: State, windows_BT: Array, number: Array) -> tuple[State, dict[str, Array]]:
-        value, gradients = jax.value_and_grad(loss)(state["parameters"], windows_BT)
-        updates, moments = optimizer.update(gradients, state["optimizer"], state["parameters"])
+        key = jax.random.fold_in(jax.random.key(train.seed), number)
+        parameters = state["parameters"]
+        gradients, loss = batch_gradients(skeleton, parameters, windows_BT, compute, train.z_loss, key)
+        updates, moments = optimizer.update(gradients, state["optimizer"], parameters)
         metrics = {
-            "loss": value,
+            "loss": loss,
             "learning_rate": train.optimizer.learning_rates.matrices * factor(number),
             "grad_norm": optax.tree.norm(gradients),
         }
-        return {"parameters": optax.apply_updates(state["parameters"], updates), "optimizer": moments}, metrics
+        after = {"parameters": optax.apply_updates(parameters, updates), "optimizer": moments}
+        if average is not None:
+            after["average"] = average.update(after["parameters"], state["average"])[1]
+        return after, metrics
 
-    def validate(state: State, windows_BT: Array) -> Array:
-        return loss(state["parameters"], windows_BT)
+    def result(state: State) -> dict[str, Array]:
+        if average is None:
+            return state["parameters"]
+        sums = state["average"]
+        unbiased = optax.tree.bias_correction(sums.ema, train.ema, sums.count)
+        return jax.tree.map(lambda p, mean: mean.astype(p.dtype), state["parameters"], unbiased)
+
+    def validate(state: State, windows_BT: Array) -> tuple[Array, Array]:
+        return loss_sums(skeleton(result(state)), windows_BT, compute)[1], targets_in(windows_BT)
 
     shapes = jax.eval_shape(initial_state)
     layout = state_sharding(mesh, shapes)
     rows, whole = NamedSharding(mesh, sharding.BATCH), NamedSharding(mesh, PartitionSpec())
+    own = layout["parameters"]
     return Trainer(
         state_shapes=jax.tree.map(lambda s, at: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=at), shapes, layout),
         initial_state=jax.jit(initial_state, out_shardings=layout),
+        begin=jax.jit(begin, in_shardings=(own,), out_shardings=layout, donate_argnums=0),
+        at_step=jax.jit(at_step, in_shardings=(layout, whole), out_shardings=layout, donate_argnums=0),
         step=jax.jit(step, in_shardings=(layout, rows, whole), out_shardings=(layout, whole), donate_argnums=0),
         validate=jax.jit(validate, in_shardings=(layout, rows), out_shardings=whole),
+        result=jax.jit(result, in_shardings=(layout,), out_shardings=own),
         place=lambda windows_BT: jax.device_put(windows_BT, rows),
     )
+
+
+def batch_gradients(
+    skeleton: Skeleton, parameters: dict, windows_BT: Array, compute: config.Compute, z_loss: float, key: Array
+) -> tuple[dict, Array]:
+    """Returns the gradients of a batch's mean loss, in float32, and that loss.
+
+    In parts, the mean is still that over the tokens of the whole batch, whatever part they are in.
+    """
+    batch, targets = windows_BT.shape[0], targets_in(windows_BT)
+    keys_B = jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(batch))
+
+    def objective(parameters: dict, part_BT: Array, own_B: Array) -> tuple[Array, Array]:
+        dropping_B = own_B if skeleton.shape.dropout else None
+        minimised, loss = loss_sums(skeleton(parameters), part_BT, compute, z_loss, dropping_B)
+        return minimised / targets, loss / targets
+
+    differentiate = jax.value_and_grad(objective, has_aux=True)
+    parts = compute.accumulate
+    if parts == 1:
+        (_, loss), gradients = differentiate(parameters, windows_BT, keys_B)
+        return in_float32(gradients), loss
+
+    def add(sums: tuple[dict, Array], part: tuple[Array, Array]) -> tuple[tuple[dict, Array], None]:
+        (_, loss), gradients = differentiate(parameters, *part)
+        return jax.tree.map(jnp.add, sums, (in_float32(gradients), loss)), None
+
+    def split(rows: Array) -> Array:
+        # row by row over the parts: each part has as many rows of each device
+        return jnp.swapaxes(rows.reshape(batch // parts, parts, *rows.shape[1:]), 0, 1)
+
+    zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), parameters)
+    return jax.lax.scan(add, (zeros, jnp.float32(0)), (split(windows_BT), split(keys_B)))[0]
+
+
+def in_float32(tree: Any) -> Any:
+    """Returns arrays in float32: moments of eight bits would stand still."""
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), tree)
 
 
 def state_sharding(mesh: Mesh, shapes: State) -> State:
@@ -84,13 +157,23 @@ def state_sharding(mesh: Mesh, shapes: State) -> State:
     return jax.tree_util.tree_map_with_path(where, shapes)
 
 
-def parameter_count(shapes: State) -> int:
-    """Returns the number of weights."""
-    return sum(leaf.size for leaf in jax.tree.leaves(shapes["parameters"]))
+def with_schedule_at(optimizer_state: Any, step: Array) -> Any:
+    """Returns an optimizer's state whose learning rates are those after `step` steps; its moments stay."""
+
+    def of_a_schedule(path: tuple, _: Any) -> bool:
+        return path[-1].tuple_name == "ScaleByScheduleState"
+
+    return optax.tree_utils.tree_set(optimizer_state, of_a_schedule, count=jnp.asarray(step, jnp.int32))
+
+
+def parameter_count(shapes: dict[str, Any]) -> int:
+    """Returns the number of weights among parameters by name."""
+    return sum(leaf.size for leaf in shapes.values())
 
 
 def validation_loss(trainer: Trainer, state: State, windows_WT: np.ndarray, batch_size: int) -> float:
     """Returns the mean loss of validation windows, in batches of one shape; W is a multiple of the batch size."""
     batches = range(0, len(windows_WT), batch_size)
-    losses = [trainer.validate(state, trainer.place(windows_WT[i : i + batch_size])) for i in batches]
-    return float(jnp.mean(jnp.stack(losses)))
+    sums = [trainer.validate(state, trainer.place(windows_WT[i : i + batch_size])) for i in batches]
+    losses, targets = (np.sum([np.asarray(part, np.float64) for part in parts]) for parts in zip(*sums, strict=True))
+    return float(losses / targets)

@@ -1,14 +1,20 @@
-"""How a tokenizer comes about: byte-pair encoding learned from text, or the bytes or characters themselves."""
+"""How a tokenizer comes about: byte-pair encoding learned from text, the bytes or characters themselves, or by name."""
 
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Callable, Iterable
 from itertools import chain
+from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import tokenizers
+from tiktoken.load import read_file_cached
+from tiktoken_ext import openai_public
 from tokenizers import models, pre_tokenizers, trainers
 
 from makelm import config
 from makelm.errors import UserError
-from makelm.tokenizer import Tokenizer, byte_level_signs
+from makelm.tokenizer import END_OF_TEXT, Tokenizer, byte_level_signs, parse_ranks
 
 ONE_CHARACTER = r"(?s)."
 # Learning takes time that grows with the square of a piece's length: a megabyte of base64 would take hours.
@@ -23,7 +29,7 @@ def train(settings: config.Tokenizer, texts: Iterable[str]) -> Tokenizer:
         ranks, pattern = {bytes([value]): value for value in range(256)}, ONE_CHARACTER
     else:
         ranks, pattern = character_ranks(texts), ONE_CHARACTER
-    found = Tokenizer(settings.kind, pattern, ranks, len(ranks) if settings.end_of_text else None)
+    found = Tokenizer(settings.kind, pattern, ranks, {END_OF_TEXT: len(ranks)} if settings.end_of_text else {})
     found.encode("")  # finds out now where tiktoken cannot read a pattern that Oniguruma can
     return found
 
@@ -66,3 +72,50 @@ def regex(pattern: str) -> tokenizers.Regex:
         return tokenizers.Regex(pattern)
     except Exception as error:  # the library raises nothing narrower
         raise UserError(f"tokenizer.pattern: {error}") from None
+
+
+# ---- encodings that exist
+
+
+def named(settings: config.Tokenizer) -> Tokenizer:
+    """Returns one of tiktoken's encodings. Raises UserError where its ranks cannot be had."""
+
+    def read(address: str, sha256: str) -> bytes:
+        return read_file(Path(settings.file), sha256) if settings.file else fetch(address, sha256)
+
+    known = definition(settings.encoding, lambda address, sha256: parse_ranks(read(address, sha256)))
+    return Tokenizer(settings.kind, known["pat_str"], known["mergeable_ranks"], known["special_tokens"])
+
+
+def definition(encoding: str, read: Callable[[str, str], dict[bytes, int]]) -> dict[str, Any]:
+    """Returns what tiktoken says of an encoding, its ranks by `read`, which gets their address and sha256."""
+    name = "r50k_base" if encoding == "gpt2" else encoding  # the same tokens, in one file instead of two
+
+    def load(address: str, expected_hash: str) -> dict[bytes, int]:
+        return read(address, expected_hash)
+
+    # the patterns stand in functions that load the ranks first, each for itself
+    with mock.patch.object(openai_public, "load_tiktoken_bpe", load):
+        return openai_public.ENCODING_CONSTRUCTORS[name]()
+
+
+def read_file(path: Path, sha256: str) -> bytes:
+    """Returns the bytes of a ranks file. Raises UserError where it is not the one it should be."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"tokenizer.file: cannot read {path}: {error.strerror}") from None
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise UserError(f"tokenizer.file: {path} does not hold the ranks of tokenizer.encoding, sha256 {sha256}")
+    return data
+
+
+def fetch(address: str, sha256: str) -> bytes:
+    """Returns the bytes of a ranks file of the network, of which tiktoken keeps a copy."""
+    try:
+        return read_file_cached(address, sha256)
+    except (OSError, ValueError) as error:  # the network; another file than it should be
+        raise UserError(
+            f"tokenizer.encoding: cannot fetch {address}: {type(error).__name__};"
+            " try again with the network, or name a copy of it as tokenizer.file"
+        ) from None

@@ -1,15 +1,15 @@
 """Trained weights on disk: one safetensors file that says by itself which model it is."""
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors import SafetensorError
 
-from makelm import config, manifest
+from makelm import config, manifest, tensor_file
 from makelm.errors import UserError
 
 FILE = "weights/model.safetensors"  # below a trained run's folder
@@ -23,28 +23,35 @@ class Weights:
     vocab_size: int
     end_of_text: int | None
     tokenizer: str  # digest
-    parameters: dict[str, np.ndarray]
+    parameters: Mapping[str, np.ndarray]
 
 
 def save(weights: Weights, path: Path) -> None:
-    """Writes a weights file; equal weights give equal bytes."""
+    """Writes a weights file, in float32; equal weights give equal bytes."""
     facts = {
         "model": weights.model.model_dump(),
         "vocab_size": weights.vocab_size,
         "end_of_text": weights.end_of_text,
         "tokenizer": weights.tokenizer,
     }
-    arrays = {name: np.ascontiguousarray(array) for name, array in weights.parameters.items()}
-    # one entry only: safetensors writes several in an order of its own
-    save_file(arrays, path, metadata={"makelm": manifest.canonical(facts)})
+    planned = [
+        tensor_file.Planned(name, tuple(array.shape), partial(np.asarray, array))
+        for name, array in weights.parameters.items()
+    ]
+    tensor_file.write(path, planned, "float32", {"makelm": manifest.canonical(facts)})
 
 
 def load(path: Path) -> Weights:
     """Reads a weights file. Raises UserError where it is missing, damaged or of someone else."""
+    found = open_file(path)
+    return replace(found, parameters=dict(found.parameters))
+
+
+def open_file(path: Path) -> Weights:
+    """Returns weights of which each parameter is read when it is asked for. Raises UserError as `load` does."""
     try:
-        with safe_open(path, framework="numpy") as file:
-            facts = json.loads((file.metadata() or {})["makelm"])
-            parameters = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 not a dict
+        stored = tensor_file.Stored(path)
+        facts = json.loads(stored.metadata["makelm"])
     except FileNotFoundError:
         raise UserError(f"{path} is missing; run train_model") from None
     except (SafetensorError, KeyError) as error:
@@ -54,17 +61,18 @@ def load(path: Path) -> Weights:
         vocab_size=facts["vocab_size"],
         end_of_text=facts["end_of_text"],
         tokenizer=facts["tokenizer"],
-        parameters=parameters,
+        parameters=stored,
     )
 
 
-def open_run(folder: Path, read_input: Callable[[str, Path], dict]) -> Weights:
+def open_run(folder: Path, read_input: Callable[[str, Path], dict], read: Callable[[Path], Weights] = load) -> Weights:
     """Returns the weights of a trained run, checked against its manifest, which is recorded as the input `model`.
 
-    `read_input(name, path)` returns the content of a manifest. Raises UserError where a byte is not as it was.
+    `read_input(name, path)` returns the content of a manifest; `read` is load or open_file. Raises UserError where a
+    byte is not as it was.
     """
     manifest.check_file(folder, read_input("model", folder / "manifest.json"), FILE)
-    return load(folder / FILE)
+    return read(folder / FILE)
 
 
 def check_tokenizer(weights: Weights, digest: str, where: str) -> None:

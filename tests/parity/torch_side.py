@@ -1,37 +1,71 @@
-"""What Hugging Face's transformers makes of an exported folder; runs where torch is, not where JAX is.
+"""What Hugging Face's transformers makes of models; runs where torch is, not where JAX is.
 
-    python torch_side.py FOLDER TOKENS.npy TEXT.txt OUT.npz
+    python torch_side.py FOLDER
 
-Writes logits_BTV, the mean loss, the gradient of the input embedding, the ids of the text and, as text, the
-class and the names of tensors that were missing or that nobody asked for.
+Each folder in FOLDER is a case, with tokens.npy. Where there is wanted.json (a configuration), a model of random
+weights is made, saved to made/ by transformers and loaded again; else the case itself is an exported model. Writes
+out.npz beside it: logits_BTV, the mean loss, the gradient of the input embedding, the class, the names of tensors
+that were missing or that nobody asked for and, where there is text.txt, its ids and greedy tokens.
 """
 
+import json
 import sys
 from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+PROMPT, NEW = 4, 10  # tokens
 
 
-def main(folder: str, tokens: str, text: str, out: str) -> None:
-    """Loads, computes and writes."""
+def main(root: str) -> None:
+    """Does all cases: importing torch takes longer than any of them."""
+    for folder in sorted(Path(root).iterdir()):
+        made, wanted, text = folder, folder / "wanted.json", folder / "text.txt"
+        if wanted.exists():
+            made = folder / "made"
+            make(json.loads(wanted.read_text()), made)
+        tokens_BT = np.load(folder / "tokens.npy")
+        found, model = compute(made, tokens_BT)
+        if text.exists():
+            prompt = torch.from_numpy(tokens_BT[:1, :PROMPT]).long()
+            found["greedy"] = model.generate(prompt, do_sample=False, max_new_tokens=NEW, pad_token_id=0).numpy()
+            encoded = AutoTokenizer.from_pretrained(made)(text.read_text(encoding="utf-8"), add_special_tokens=False)
+            found["ids"] = np.array(encoded["input_ids"])
+        np.savez(folder / "out.npz", **found)
+
+
+def make(wanted: dict, folder: Path) -> None:
+    """Saves a model of random weights none of which is 0 or 1, in the dtype and in shards of the size wanted."""
+    dtype, shard = wanted.pop("saved_as"), wanted.pop("shard_size")
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**wanted))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            spread = 0.3 * torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(spread + 1 if "norm" in name or "ln_" in name else spread)
+        if wanted.get("hidden_act") == "relu":  # the gated layer that is squared ReLU
+            for layer in model.model.layers:
+                layer.mlp.gate_proj.weight.copy_(layer.mlp.up_proj.weight)
+    model.to(getattr(torch, dtype)).save_pretrained(folder, max_shard_size=shard)
+
+
+def compute(folder: Path, tokens_BT: np.ndarray) -> tuple[dict, torch.nn.Module]:
+    """Returns what a saved model computes in float32, and the model."""
     model, loading = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, dtype=torch.float32)
-    tokens_BT = torch.from_numpy(np.load(tokens)).long()
-    result = model(tokens_BT, labels=tokens_BT)
+    tokens = torch.from_numpy(tokens_BT).long()
+    result = model(tokens, labels=tokens)
     result.loss.backward()
-    ids = AutoTokenizer.from_pretrained(folder)(Path(text).read_text(encoding="utf-8"), add_special_tokens=False)
     problems = [name for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for name in loading[kind]]
-    np.savez(
-        out,
-        logits=result.logits.detach().numpy(),
-        loss=result.loss.item(),
-        gradient=model.get_input_embeddings().weight.grad.numpy(),
-        ids=np.array(ids["input_ids"]),
-        greedy=model.generate(tokens_BT[:1, :4], do_sample=False, max_new_tokens=10, pad_token_id=0).numpy(),
-        architecture=type(model).__name__,
-        problems=sorted(problems),
-    )
+    found = {
+        "logits": result.logits.detach().numpy(),
+        "loss": result.loss.item(),
+        "gradient": model.get_input_embeddings().weight.grad.numpy(),
+        "architecture": type(model).__name__,
+        "problems": sorted(problems),
+    }
+    return found, model
 
 
 if __name__ == "__main__":

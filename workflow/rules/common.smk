@@ -17,6 +17,7 @@ import makelm.closure as makelm_closure
 import makelm.configfile as makelm_configfile
 import makelm.corpus as makelm_corpus
 import makelm.errors as makelm_errors
+import makelm.pretrained as makelm_pretrained
 import makelm.stages as makelm_stages
 
 RAW = dict(config)
@@ -27,6 +28,7 @@ with open(LOCK_FILE) as lock_file:
 try:
     SETTINGS = makelm_configfile.load(RAW)
     SOURCES = makelm_corpus.source_files(SETTINGS)
+    WEIGHTS = makelm_pretrained.source_files(SETTINGS)
     for stage in makelm_stages.PARTS:
         makelm_stages.packages(stage, LOCK)  # also reads all code, so that a slip in it is found here
 except makelm_errors.UserError as error:
@@ -40,6 +42,8 @@ wildcard_constraints:
     tokenizer="|".join(map(re.escape, SETTINGS.tokenizer)),
     run="|".join(map(re.escape, SETTINGS.run)),
     shard=r"\d{5}",
+    # no entry, no name: an empty pattern would stand for any name
+    weights="|".join(map(re.escape, SETTINGS.weights)) or "(?!)",
 
 
 def program(stage):
@@ -72,6 +76,25 @@ def shards(run, *patterns):
 def shard_folder(run):
     """Returns where a run's token shards stand."""
     return f"results/encode_shard/{SETTINGS.run[run].corpus}/{SETTINGS.run[run].tokenizer}"
+
+
+def start_folder(run):
+    """Returns where the weights that a run starts from stand."""
+    return f"results/{makelm_stages.start_folder(SETTINGS.run[run])}"
+
+
+def start_files(run):
+    """Returns the files of the weights that a run starts from; a manifest stands for those that it lists."""
+    start = SETTINGS.run[run].start
+    if not start:
+        return []
+    folder = start_folder(run)
+    return [f"{folder}/manifest.json"] + ([f"{folder}/weights/model.safetensors"] if start.run else [])
+
+
+def learning_files(tokenizer):
+    """Returns the manifest of the corpus that a tokenizer is learned from, if it is learned."""
+    return [f"results/{makelm_stages.corpus_manifest(c)}" for c in makelm_stages.learning_corpora(SETTINGS, tokenizer)]
 
 
 def tokenizer_folder(run):

@@ -1,7 +1,8 @@
-"""Data: from text to token shards.
+"""Data: from text to token shards; and the weights of other people.
 
-REQUIRED INPUTS: what `corpus:` names (files of this machine, or the network)
+REQUIRED INPUTS: what `corpus:` and `weights:` name (files of this machine, or the network)
 OUTPUTS: results/download_corpus/<corpus>/manifest.json and the document shards it lists
+         results/download_weights/<weights>/manifest.json and the model's files it lists
          results/train_tokenizer/<tokenizer>/tokenizer.tiktoken
          results/encode_shard/<corpus>/<tokenizer>/{train,valid}-<shard>.bin
 """
@@ -33,12 +34,37 @@ rule download_corpus:
         " --stop-with-parent"
 
 
+rule download_weights:
+    """Brings other people's weights here, for a run to start from."""
+    input:
+        script=program("download_weights"),
+        code=code("download_weights"),
+        sources=lambda wildcards: WEIGHTS.get(wildcards.weights, []),
+    output:
+        # how many files a model has, and how they are called, is the model's own affair
+        manifest="results/download_weights/{weights}/manifest.json",
+    log:
+        "logs/download_weights/{weights}.log",
+    conda:
+        "../../envs/cpu.yaml"
+    params:
+        config=lambda wildcards: keys("download_weights", wildcards.weights),
+        out=subpath(output.manifest, parent=True),
+    shell:
+        "exec python {input.script:q}"
+        " --config {params.config:q}"
+        " --out {params.out:q}"
+        " --cores {threads}"
+        " --log {log:q}"
+        " --stop-with-parent"
+
+
 rule train_tokenizer:
-    """Learns a vocabulary from a corpus's training documents."""
+    """Learns a vocabulary from a corpus's training documents, or takes one by its name."""
     input:
         script=program("train_tokenizer"),
         code=code("train_tokenizer"),
-        corpus=lambda wildcards: f"results/download_corpus/{SETTINGS.tokenizer[wildcards.tokenizer].corpus}/manifest.json",
+        corpus=lambda wildcards: learning_files(wildcards.tokenizer),
     output:
         ranks="results/train_tokenizer/{tokenizer}/tokenizer.tiktoken",
         metadata="results/train_tokenizer/{tokenizer}/metadata.json",
@@ -48,14 +74,17 @@ rule train_tokenizer:
     conda:
         "../../envs/cpu.yaml"
     threads: 2
+    resources:
+        execution=lambda wildcards: execution("train_tokenizer", wildcards.tokenizer),
     params:
         config=lambda wildcards: keys("train_tokenizer", wildcards.tokenizer),
-        corpus=subpath(input.corpus, parent=True),
+        corpus=lambda wildcards, input: ["--corpus", os.path.dirname(input.corpus[0])] if input.corpus else [],
         out=subpath(output.manifest, parent=True),
     shell:
         "exec python {input.script:q}"
         " --config {params.config:q}"
-        " --corpus {params.corpus:q}"
+        " --execution {resources.execution:q}"
+        " {params.corpus:q}"
         " --out {params.out:q}"
         " --cores {threads}"
         " --log {log:q}"

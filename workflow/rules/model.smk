@@ -1,6 +1,7 @@
 """Models: from token shards to weights, samples, scores and an export.
 
-REQUIRED INPUTS: results/encode_shard/<corpus>/<tokenizer>/ and results/train_tokenizer/<tokenizer>/
+REQUIRED INPUTS: results/encode_shard/<corpus>/<tokenizer>/ and results/train_tokenizer/<tokenizer>/; of a run that
+                 starts from other weights, results/download_weights/<weights>/ or another results/train_model/<run>/
 OUTPUTS: results/plan_run/<run>/plan.json
          results/train_model/<run>/{weights/model.safetensors,metrics.jsonl,summary.json}
          results/sample_model/<run>/samples.{jsonl,html}
@@ -53,6 +54,7 @@ rule train_model:
         script=program("train_model"),
         code=code("train_model"),
         shards=lambda wildcards: shards(wildcards.run, "train-{}.bin", "valid-{}.bin", "{}.json"),
+        start=lambda wildcards: start_files(wildcards.run),
     output:
         weights="results/train_model/{run}/weights/model.safetensors",
         metrics="results/train_model/{run}/metrics.jsonl",
@@ -69,12 +71,14 @@ rule train_model:
     params:
         config=lambda wildcards: keys("train_model", wildcards.run),
         shards=lambda wildcards: shard_folder(wildcards.run),
+        start=lambda wildcards: ["--start", start_folder(wildcards.run)] if SETTINGS.run[wildcards.run].start else [],
         out=subpath(output.manifest, parent=True),
     shell:
         "exec python {input.script:q}"
         " --config {params.config:q}"
         " --execution {resources.execution:q}"
         " --shards {params.shards:q}"
+        " {params.start:q}"
         " --out {params.out:q}"
         " --cores {threads}"
         " --log {log:q}"
@@ -175,6 +179,7 @@ rule export_model:
         weights="results/export_model/{run}/model.safetensors",
         config="results/export_model/{run}/config.json",
         tokenizer="results/export_model/{run}/tokenizer.json",
+        parity="results/export_model/{run}/parity.json",
         manifest="results/export_model/{run}/manifest.json",
     log:
         "logs/export_model/{run}.log",

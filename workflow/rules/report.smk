@@ -69,6 +69,8 @@ rule verify:
 
 
 rule download:
-    """Fetches all that needs the network, so that the rest runs without."""
+    """Fetches all that needs the network (texts, weights, named vocabularies), so that the rest runs without."""
     input:
         [f"results/download_corpus/{corpus}/manifest.json" for corpus in makelm_stages.used_corpora(SETTINGS)],
+        [f"results/download_weights/{weights}/manifest.json" for weights in makelm_stages.used_weights(SETTINGS)],
+        [f"results/train_tokenizer/{tokenizer}/manifest.json" for tokenizer in makelm_stages.named_tokenizers(SETTINGS)],

@@ -1,0 +1,39 @@
+"""Stage download_weights: an entry of `weights:` -> a model in the layout of Hugging Face.
+
+Reads a folder of this machine, or a model of the hub by way of its cache (HF_HOME, HF_HUB_OFFLINE, HF_TOKEN).
+Writes config.json, *.safetensors with their index, the tokenizer's files if there are, and manifest.json.
+"""
+
+import argparse
+
+from makelm import cli, pretrained
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """This stage reads no other stage's folder."""
+
+
+def work(job: cli.Job) -> None:
+    entry = job.config.weights
+    source = pretrained.open_source(entry, job.progress)
+    facts = pretrained.describe(source.folder)
+    kind = facts["architecture"] or facts["model_type"] or "a model of no name"
+    job.say(f"{kind}, {facts['parameters']:,} parameters in {', '.join(facts['dtypes'])}")
+    for name, path in source.files.items():
+        pretrained.link_or_copy(path, job.staging / name)
+    remove_old_files(job)
+    job.publish({"source": entry.source, "revision": source.revision, **facts})
+
+
+def remove_old_files(job: cli.Job) -> None:
+    """Removes what an earlier run left, of which there may be more.
+
+    Nor would all be replaced: where an old file and the new one are hard links to the same, a rename does nothing.
+    """
+    (job.out / job.manifest_name).unlink(missing_ok=True)
+    for path in [*job.out.glob("*.safetensors"), *(job.out / name for name in pretrained.SMALL)]:
+        path.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    cli.run("download_weights", __doc__, add_arguments, work)

@@ -1,0 +1,131 @@
+"""What the Transformer computes on arrays, written so that XLA makes fast code of it; no weights here.
+
+B batch, A batch x heads, T position, S position attended to, N heads, K key/value heads, H head dim, R pairs of H
+"""
+
+from math import sqrt
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+
+@jax.custom_vjp
+def linear(x: Array, w: Array) -> Array:
+    """Returns x @ w for x of any rank and a matrix w.
+
+    The gradient of w is written as x transposed times g: XLA on a CPU would else copy the wider g transposed,
+    a tenth of a small model's step.
+    """
+    return x @ w
+
+
+def linear_backward(kept: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    x, w = kept
+    rows, g_rows = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
+    return (g_rows @ w.T).reshape(x.shape), jax.lax.dot_general(rows, g_rows, (((0,), (0,)), ((), ())))
+
+
+linear.defvjp(lambda x, w: (x @ w, (x, w)), linear_backward)
+
+
+def turns(positions_T: np.ndarray | Array, dims: int, base: float) -> tuple[Array, Array]:
+    """Returns cosine and sine of the angles by which positions turn the pairs of a head (RoPE), each _1T1R.
+
+    For positions known when compiling they are constants: left to XLA, a CPU would compute them again for
+    each element they are multiplied with.
+    """
+    xp = np if isinstance(positions_T, np.ndarray) else jnp
+    frequencies_R = base ** (-np.arange(dims // 2, dtype=np.float32) / (dims // 2))
+    # float32: bfloat16 has 8 bits, position 257 would become 256
+    angles_1T1R = xp.einsum("T,R->TR", positions_T.astype(np.float32), frequencies_R)[None, :, None, :]
+    return xp.cos(angles_1T1R), xp.sin(angles_1T1R)
+
+
+def rotate(x_BTNH: Array, cos_1T1R: Array, sin_1T1R: Array, interleaved: bool) -> Array:
+    """Returns queries or keys with their first 2 R dims turned.
+
+    The two coordinates of a pair are neighbours (GPT-J) or stand in the two halves of those dims (Llama).
+    """
+    dims = 2 * cos_1T1R.shape[-1]
+    pairs, rest = x_BTNH[..., :dims], x_BTNH[..., dims:]
+    a, b = (pairs[..., 0::2], pairs[..., 1::2]) if interleaved else jnp.split(pairs, 2, axis=-1)
+    turned = [a * cos_1T1R - b * sin_1T1R, b * cos_1T1R + a * sin_1T1R]
+    joined = jnp.stack(turned, axis=-1).reshape(pairs.shape) if interleaved else jnp.concatenate(turned, axis=-1)
+    joined = joined.astype(x_BTNH.dtype)
+    return jnp.concatenate([joined, rest], axis=-1) if rest.shape[-1] else joined
+
+
+def attention(q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, mask_BTS: Array, kept_BNTS: Array | None) -> Array:
+    """Returns what each position gathers from those that its mask lets it see; a mask for all rows has B = 1.
+
+    `kept_BNTS` is dropout's: 0 where a weight is dropped, 1 / (1 - rate) elsewhere.
+    """
+    B, T, N, H = q_BTNH.shape
+    share = N // k_BSKH.shape[2]
+    k_BSNH, v_BSNH = jnp.repeat(k_BSKH, share, axis=2), jnp.repeat(v_BSKH, share, axis=2)
+
+    def merge(x_BXNH: Array) -> Array:
+        return jnp.swapaxes(x_BXNH, 1, 2).reshape(B * N, x_BXNH.shape[1], H)
+
+    mask_ATS = mask_BTS if mask_BTS.shape[0] == 1 else jnp.repeat(mask_BTS, N, axis=0)
+    kept_ATS = None if kept_BNTS is None else kept_BNTS.reshape(B * N, T, -1)
+    mixed_ATH = attend(merge(q_BTNH / sqrt(H)), merge(k_BSNH), merge(v_BSNH), mask_ATS, kept_ATS)
+    return jnp.swapaxes(mixed_ATH.reshape(B, N, T, H), 1, 2)
+
+
+@jax.custom_vjp
+def attend(q_ATH: Array, k_ASH: Array, v_ASH: Array, mask_ATS: Array, kept_ATS: Array | None) -> Array:
+    """Returns for each query the mean of the values it may see, weighted by the softmax of its scores, in float32.
+
+    The backward pass is that of FlashAttention (Dao et al. 2022) without its tiles: from the kept exponentials
+    and the output it needs one pass over the scores less than the softmax's own, an eighth of a small step.
+    """
+    return attend_forward(q_ATH, k_ASH, v_ASH, mask_ATS, kept_ATS)[0]
+
+
+def attend_forward(q_ATH, k_ASH, v_ASH, mask_ATS, kept_ATS) -> tuple[Array, tuple]:
+    scores_ATS = jnp.einsum("ATH,ASH->ATS", q_ATH, k_ASH).astype(jnp.float32)
+    scores_ATS = jnp.where(mask_ATS, scores_ATS, -jnp.inf)
+    e_ATS = jnp.exp(scores_ATS - jnp.max(scores_ATS, axis=-1, keepdims=True))
+    scale_AT1 = 1 / jnp.sum(e_ATS, axis=-1, keepdims=True)
+    e_ATS = e_ATS.astype(q_ATH.dtype)
+    weights_ATS = e_ATS if kept_ATS is None else e_ATS * kept_ATS
+    mixed_ATH = (jnp.einsum("ATS,ASH->ATH", weights_ATS, v_ASH) * scale_AT1).astype(q_ATH.dtype)
+    return mixed_ATH, (q_ATH, k_ASH, v_ASH, kept_ATS, e_ATS, scale_AT1, mixed_ATH)
+
+
+def attend_backward(saved: tuple, g_ATH: Array) -> tuple[Array | None, ...]:
+    q_ATH, k_ASH, v_ASH, kept_ATS, e_ATS, scale_AT1, mixed_ATH = saved
+    g_ATH = (g_ATH * scale_AT1).astype(q_ATH.dtype)
+    shared_AT1 = jnp.sum(g_ATH * mixed_ATH, axis=-1, keepdims=True)
+    g_weights_ATS, weights_ATS = jnp.einsum("ATH,ASH->ATS", g_ATH, v_ASH), e_ATS
+    if kept_ATS is not None:
+        g_weights_ATS, weights_ATS = g_weights_ATS * kept_ATS, e_ATS * kept_ATS
+    g_scores_ATS = e_ATS * (g_weights_ATS - shared_AT1)
+    g_k, g_v = jnp.einsum("ATS,ATH->ASH", g_scores_ATS, q_ATH), jnp.einsum("ATS,ATH->ASH", weights_ATS, g_ATH)
+    return jnp.einsum("ATS,ASH->ATH", g_scores_ATS, k_ASH), g_k, g_v, None, None
+
+
+attend.defvjp(attend_forward, attend_backward)
+
+
+def flash_attention(q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, mask_BTS: Array | None, kernel: str) -> Array:
+    """Returns what `attention` does, causal, by one of the kernels of jax.nn; a mask narrows what is seen further."""
+    mask_BNTS = None if mask_BTS is None else mask_BTS[:, None]
+    return jax.nn.dot_product_attention(q_BTNH, k_BSKH, v_BSKH, mask=mask_BNTS, is_causal=True, implementation=kernel)
+
+
+def kept(keys_B: Array, rate: float, dims: tuple[int, ...], dtype: jnp.dtype) -> Array:
+    """Returns dropout's factors for arrays of these dims, one per row: 0 or 1 / (1 - rate).
+
+    Each row draws from its own key, so that neither the mesh nor the parts of a batch change what is dropped.
+    """
+    drawn = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, dims))(keys_B)
+    return drawn.astype(dtype) / jnp.asarray(1 - rate, dtype)
+
+
+def fold(keys_B: Array, number: int | Array) -> Array:
+    """Returns a key per row for one of its uses."""
+    return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys_B)

@@ -1,0 +1,177 @@
+"""Weights of other people: folders in the layout of Hugging Face, of this machine or of the hub.
+
+Safetensors and what describes them, nothing else: a pickle file can run code when it is read, and so can a
+model's own Python files. This module is also imported when Snakemake reads the workflow, so it imports little.
+"""
+
+import errno
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from makelm import stages, tensor_header
+from makelm.config import Config, HubWeights, LocalWeights, Weights
+from makelm.errors import UserError
+from makelm.progress import Progress
+from makelm.tensor_header import INDEX, NO_PICKLES, SINGLE, json_object, weights_names
+
+CONFIG = "config.json"
+# the small files that belong to a model: what it is, how to generate with it, a tokenizer in one of its many forms
+SMALL = (
+    *(CONFIG, INDEX, "generation_config.json"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "chat_template.jinja"),
+)
+# errors of a hard link where a copy does: other file systems, such without links, files of other people
+NO_LINK = frozenset({errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS})
+
+
+class Source(NamedTuple):
+    """A model's folder, the files of it that are taken by name, and the commit of the hub they are of."""
+
+    folder: Path
+    files: dict[str, Path]
+    revision: str | None
+
+
+# ---- the sources
+
+
+def open_source(entry: Weights, progress: Progress) -> Source:
+    """Returns the files of an entry of `weights:`, downloaded if need be."""
+    if entry.source == "local":
+        return Source(Path(entry.path), local_files(entry), None)
+    return from_hub(entry, progress)
+
+
+def local_files(entry: LocalWeights) -> dict[str, Path]:
+    """Returns name -> file of a folder of this machine. Raises UserError where it holds no model."""
+    folder = Path(entry.path)
+    if not folder.is_dir():
+        raise UserError(f"weights.path: no such folder: {folder}")
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"weights.path: {folder} has no {CONFIG}")
+    names = weights_names(folder)
+    for name in names:
+        if not (folder / name).is_file():
+            raise UserError(f"weights.path: {folder} has no {name}; {NO_PICKLES}")
+    return taken(folder, names)
+
+
+def taken(folder: Path, weights: list[str]) -> dict[str, Path]:
+    """Returns name -> file of what is taken of a folder: these weights and what else belongs to a model."""
+    return {name: folder / name for name in (*SMALL, *weights) if (folder / name).is_file()}
+
+
+def source_files(settings: Config) -> dict[str, list[str]]:
+    """Returns local entry -> the files it is made of. Raises UserError where one is missing that a run needs."""
+    used = stages.used_weights(settings)
+    found = {}
+    for name, entry in settings.weights.items():
+        if entry.source != "local":
+            continue
+        try:
+            found[name] = [str(path) for path in local_files(entry).values()]
+        except UserError as error:
+            if name in used:
+                line = re.sub(r"^weights\.", f"weights.{name}.", str(error))
+                raise UserError(f"config: {line}") from None
+            found[name] = []
+    return found
+
+
+# ---- the hub
+
+
+def from_hub(entry: HubWeights, progress: Progress) -> Source:
+    """Returns the files of a model of the hub, where they stand in the hub's cache (HF_HOME)."""
+    # half a second; only this source needs it
+    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub.utils import disable_progress_bars
+
+    disable_progress_bars()  # the stage has its own
+    with explained(entry):
+        # they say which weights there are
+        small = list(SMALL)
+        folder = Path(
+            snapshot_download(entry.repository, revision=entry.revision, allow_patterns=small, ignore_patterns="*/*")
+        )
+        commit = folder.name
+        if not (folder / CONFIG).is_file():
+            raise UserError(f"weights.repository: {entry.repository} has no {CONFIG}")
+        names = weights_names(folder)
+        progress.say(f"{entry.repository} at commit {commit[:12]}, files of weights: {len(names)}")
+        with progress.track(len(names), "files") as bar:
+            for name in names:
+                # one by one, here: the hub's own threads would finish what they are at after a Ctrl-C
+                hf_hub_download(entry.repository, name, revision=commit)
+                bar.advance(1)
+    return Source(folder, taken(folder, names), commit)
+
+
+@contextmanager
+def explained(entry: HubWeights) -> Iterator[None]:
+    """Turns what the hub's client raises into one line."""
+    from huggingface_hub import errors
+
+    where = f"weights.repository: {entry.repository}"
+    try:
+        yield
+    except UserError:
+        raise
+    except errors.GatedRepoError:
+        raise UserError(
+            f"{where} is gated: accept its terms at huggingface.co/{entry.repository}, then set HF_TOKEN"
+        ) from None
+    except errors.RevisionNotFoundError:
+        raise UserError(f"weights.revision: {entry.repository} has no revision {entry.revision}") from None
+    except errors.RepositoryNotFoundError:
+        raise UserError(f"{where} is not on the hub, or private; for a private one set HF_TOKEN") from None
+    except errors.RemoteEntryNotFoundError:
+        raise UserError(f"{where} has neither {SINGLE} nor {INDEX}; {NO_PICKLES}") from None
+    except errors.LocalEntryNotFoundError as error:
+        reason = first_line(error.__cause__ or error)
+        raise UserError(f"{where} is not whole in the hub's cache, and the hub is out of reach: {reason}") from None
+    except (errors.HTTPError, errors.XetDownloadError, OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"{where} cannot be downloaded: {first_line(error)}") from None
+
+
+def first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0] or type(error).__name__
+
+
+# ---- what came
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Makes a file of the same content: a hard link, or a copy where the file system has none.
+
+    So a model of 24 GB is not there twice. Who changes the original in place changes this file too: its sum is not
+    the manifest's any more, which `verify` and the stages that read it say. The hub's cache is made of symbolic links;
+    it is the file behind them that is linked.
+    """
+    original = source.resolve()
+    try:
+        os.link(original, target)
+    except OSError as error:
+        if error.errno not in NO_LINK:
+            raise
+        shutil.copyfile(original, target)
+
+
+def describe(folder: Path) -> dict[str, Any]:
+    """Returns what a folder in the layout of Hugging Face is: architecture, size, dtypes. Reads the headers only."""
+    settings = json_object(folder / CONFIG)
+    headers = [tensor_header.read(folder / name) for name in weights_names(folder)]
+    architectures = settings.get("architectures") or [None]
+    return {
+        "architecture": architectures[0],
+        "model_type": settings.get("model_type"),
+        "parameters": sum(header.parameters for header in headers),
+        "dtypes": sorted({tensor["dtype"] for header in headers for tensor in header.tensors.values()}),
+        "bytes": sum(header.bytes for header in headers),
+    }

@@ -1,0 +1,101 @@
+"""A server on this machine that speaks as much of the Hugging Face hub's protocol as a download needs."""
+
+import hashlib
+import http.server
+import json
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+REQUEST = re.compile(r"(?:/api/models)?/(.+?)/(revision|tree|resolve)/([^/]+)(?:/(.+))?")
+
+
+class Hub(http.server.ThreadingHTTPServer):
+    """Models by name, each a map of file names to bytes; `asked` are the files whose content was fetched."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Answer)
+        self.models: dict[str, dict[str, bytes]] = {}
+        self.gated: set[str] = set()
+        self.asked: list[str] = []
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Answer(http.server.BaseHTTPRequestHandler):
+    """One request: what a revision is, which files it has, or one of them."""
+
+    def do_GET(self) -> None:
+        parts = REQUEST.fullmatch(urlsplit(self.path).path)
+        if parts is None:  # the client also asks for what is no model's
+            self.refuse(404, "EntryNotFound")
+            return
+        name, what, revision, file = parts.groups()
+        files = self.server.models.get(name)
+        if name in self.server.gated:
+            self.refuse(403, "GatedRepo")
+        elif files is None:
+            self.refuse(404, "RepoNotFound")
+        elif revision not in ("main", COMMIT):
+            self.refuse(404, "RevisionNotFound")
+        elif what == "revision":
+            self.give(json.dumps({"id": name, "sha": COMMIT, "siblings": []}).encode())
+        elif what == "tree":
+            self.give(json.dumps([entry(path, content) for path, content in files.items()]).encode())
+        elif file not in files:
+            self.refuse(404, "EntryNotFound")
+        else:
+            if self.command == "GET":
+                self.server.asked.append(file)
+            self.give(files[file])
+
+    do_HEAD = do_GET
+
+    def give(self, body: bytes) -> None:
+        self.send_response(200)
+        self.send_header("ETag", f'"{git_id(body)}"')
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def refuse(self, status: int, reason: str) -> None:
+        self.send_response(status)
+        self.send_header("X-Error-Code", reason)
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Keeps the tests quiet."""
+
+
+def entry(path: str, content: bytes) -> dict:
+    """Returns a file as the listing of a revision has it."""
+    return {"type": "file", "path": path, "size": len(content), "oid": git_id(content)}
+
+
+def git_id(content: bytes) -> str:
+    """Returns the name that git gives a file's content."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+@contextmanager
+def serve() -> Iterator[Hub]:
+    """Runs a hub in a thread of its own."""
+    with Hub() as new:
+        thread = threading.Thread(target=new.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            yield new
+        finally:
+            new.shutdown()
+            thread.join()

@@ -1,0 +1,118 @@
+"""The step: what a batch is cut into, averaged weights, dropout, other dtypes."""
+
+import jax
+import numpy as np
+import optax
+import pytest
+from conftest import make_trainer, shape, train
+from test_model import GPT2
+
+from makelm import config, sharding, training
+from makelm.errors import UserError
+
+V = 64
+windows_BT = np.random.default_rng(0).integers(0, V - 1, (8, 17)).astype(np.int32)
+
+
+SMALL = GPT2 | {"init": "gpt2", "n_layers": 1}
+ADAMW = {"optimizer": {"kind": "adamw"}}
+FASTER = {
+    "optimizer": {"kind": "adamw", "learning_rates": dict.fromkeys(("matrices", "embedding", "head", "vectors"), 0.02)}
+}
+
+
+def mesh_of(devices):
+    return sharding.make_mesh(config.Mesh(data=1, fsdp=-1, tensor=1), jax.devices()[:devices])
+
+
+def run(trainer, steps, windows=windows_BT):
+    state, losses = trainer.initial_state(), []
+    for step in range(steps):
+        state, metrics = trainer.step(state, trainer.place(windows), step)
+        losses.append(float(metrics["loss"]))
+    return state, losses
+
+
+def test_a_batch_in_parts_and_on_more_devices_is_the_same_batch():
+    model, windows = shape(**SMALL | {"dropout": 0.3}), windows_BT.copy()
+    windows[3, 6:] = windows[6, 2:] = -1  # parts with unequal numbers of targets
+    expected = run(make_trainer(model, train(**ADAMW), V, mesh_of(1)), 3, windows)[1]
+    for parts, devices in ((4, 1), (2, 4)):
+        losses = run(make_trainer(model, train(**ADAMW), V, mesh_of(devices), accumulate=parts), 3, windows)[1]
+        np.testing.assert_allclose(losses, expected, rtol=1e-5)
+
+
+def test_dropout_is_another_at_each_step_and_absent_from_validation():
+    still = train(optimizer={"learning_rates": dict.fromkeys(("matrices", "embedding", "head", "vectors"), 1e-12)})
+    model = shape(**SMALL | {"dropout": 0.5})
+    trainer = make_trainer(model, still, V, mesh_of(1))
+    state, losses = run(trainer, 3)
+    assert len(set(losses)) == 3
+    again = [training.validation_loss(trainer, state, windows_BT, 8) for _ in range(2)]
+    without = make_trainer(shape(**SMALL), still, V, mesh_of(1))
+    assert again[0] == again[1] == pytest.approx(training.validation_loss(without, state, windows_BT, 8), rel=1e-6)
+
+
+def test_averaged_weights_are_those_of_optax_and_what_is_validated():
+    trainer = make_trainer(shape(**SMALL), train(ema=0.9, **ADAMW), V, mesh_of(1))
+    average = optax.ema(0.9, debias=True)
+    state = trainer.initial_state()
+    theirs = average.init(state["parameters"])
+    for step in range(4):
+        state, _ = trainer.step(state, trainer.place(windows_BT), step)
+        expected, theirs = average.update(state["parameters"], theirs)
+    result = trainer.result(state)
+    for name, want in expected.items():
+        np.testing.assert_allclose(result[name], want, rtol=1e-5, atol=1e-7, err_msg=name)
+    plain = make_trainer(shape(**SMALL), train(**ADAMW), V, mesh_of(1))
+    values = [
+        training.validation_loss(plain, {"parameters": p, "optimizer": state["optimizer"]}, windows_BT, 8)
+        for p in (result, state["parameters"])
+    ]
+    assert training.validation_loss(trainer, state, windows_BT, 8) == pytest.approx(values[0], rel=1e-6) != values[1]
+
+
+def test_one_batch_is_learned_by_heart():
+    model = shape(**GPT2 | {"init": "gpt2", "d_model": 32, "d_head": 8, "d_ff": 64})
+    settings = train(steps=150, **FASTER)
+    losses = run(make_trainer(model, settings, V, mesh_of(1)), 150)[1]
+    assert losses[0] == pytest.approx(np.log(V), abs=0.1)
+    assert losses[-1] < 0.02
+
+
+def test_weights_stored_in_bfloat16_learn_with_moments_in_float32():
+    trainer = make_trainer(
+        shape(**SMALL | {"parameter_dtype": "bfloat16", "compute_dtype": "bfloat16"}), train(**FASTER), V, mesh_of(1)
+    )
+    state, losses = run(trainer, 8)
+    assert losses[-1] < losses[0] - 0.2
+    assert {str(leaf.dtype) for leaf in state["parameters"].values()} == {"bfloat16"}
+    moments = [leaf for leaf in jax.tree.leaves(state["optimizer"]) if leaf.ndim]
+    assert {str(leaf.dtype) for leaf in moments} == {"float32"}
+
+
+def test_a_schedule_can_be_set_to_another_step_without_touching_the_moments():
+    trainer = make_trainer(shape(), train(), V, mesh_of(1))
+    state, _ = run(trainer, 3)
+    before = jax.tree_util.tree_leaves_with_path(jax.device_get(state["optimizer"]))
+    moved = trainer.at_step(state, 11)
+    after = jax.tree_util.tree_leaves_with_path(jax.device_get(moved["optimizer"]))
+    trainer.step(moved, trainer.place(windows_BT), 11)  # no two leaves are one buffer
+    changed = {path[-1].name for (path, old), (_, new) in zip(before, after, strict=True) if np.any(old != new)}
+    counts = [int(leaf) for path, leaf in after if "count" in jax.tree_util.keystr(path) and leaf.ndim == 0]
+    assert changed == {"count"}
+    assert set(counts) == {3, 11}  # Adam's own count, of its bias correction, stays
+
+
+def test_a_kernel_that_this_device_does_not_have_is_one_line():
+    with pytest.raises(UserError, match=r"^compute.attention: cudnn is for NVIDIA GPUs, this is a cpu; set it to xla$"):
+        make_trainer(shape(compute_dtype="bfloat16"), train(), V, mesh_of(1), attention="cudnn")
+
+
+def test_the_z_loss_pulls_the_normalizer_to_zero_and_is_not_reported():
+    model = shape(**SMALL | {"logit_soft_cap": 20.0})
+    plain, pulled = (make_trainer(model, train(z_loss=z, **ADAMW), V, mesh_of(1)) for z in (0.0, 1.0))
+    state, other = plain.initial_state(), pulled.initial_state()
+    first, second = (t.step(s, t.place(windows_BT), 0)[1] for t, s in ((plain, state), (pulled, other)))
+    assert float(first["loss"]) == float(second["loss"])
+    assert float(second["grad_norm"]) > float(first["grad_norm"])
