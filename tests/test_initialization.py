@@ -13,7 +13,7 @@ from makelm import loss
 from makelm.model import Skeleton, initialize
 
 V = 512
-WIDE = {"d_model": 128, "n_heads": 4, "n_kv_heads": 4, "d_head": 32, "d_ff": 256, "context_length": 128}
+WIDE = {"d_model": 128, "n_heads": 4, "n_kv_heads": 4, "d_head": 32, "d_ff": 256, "context_length": 128, "n_layers": 1}
 BLOCK = "blocks.0."
 
 
@@ -49,7 +49,7 @@ def test_the_first_loss_is_that_of_a_blind_guess(scheme):
 )
 def test_weights_are_spread_as_the_scheme_says(scheme, spreads):
     family = GPT2 | {"activation": "swiglu_layer", "biases": {}} if scheme == "uniform" else GPT2
-    _, parameters = begin(**family | WIDE | {"init": scheme})
+    _, parameters = begin(**family | WIDE | {"init": scheme, "n_layers": 2})
     for name, spread in spreads.items():
         values = parameters[name] if name in parameters else parameters[BLOCK + name]
         assert float(values.std()) == pytest.approx(spread, rel=0.12 if values.ndim == 1 else 0.03), name
@@ -57,7 +57,7 @@ def test_weights_are_spread_as_the_scheme_says(scheme, spreads):
 
 
 def test_layers_begin_each_with_weights_of_their_own():
-    _, parameters = begin(**GPT2 | WIDE | {"init": "uniform"})
+    _, parameters = begin(**GPT2 | WIDE | {"init": "uniform", "n_layers": 2})
     assert (parameters["blocks.0.mlp.up_DF"] != parameters["blocks.1.mlp.up_DF"]).mean() > 0.99
 
 

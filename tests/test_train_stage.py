@@ -60,8 +60,8 @@ def start_and_stop(data, out, number):
     environment = os.environ | {"XLA_FLAGS": FAST}
     pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE}
     process = subprocess.Popen(command(data, out), env=environment, text=True, **pipes)
-    while process.poll() is None and not list(out.glob("checkpoints/*/[0-9]*/commit_success.txt")):
-        time.sleep(0.01)
+    while process.poll() is None and not any(path.name.isdigit() for path in out.glob("checkpoints/*/*")):
+        time.sleep(0.01)  # until one has its final name
     process.send_signal(number)
     return process.wait(60), process.communicate()[1]
 

@@ -6,8 +6,10 @@ the stage's rule, and the locked versions of the packages found here go into its
 
 import ast
 import hashlib
+import re
 import sys
 import tomllib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -18,6 +20,8 @@ from packaging.markers import Marker
 from makelm.errors import UserError
 
 SCRIPTS = Path(__file__).resolve().parent.parent
+
+WHEELS = re.compile(r"^wheels = \[\n(?:    .*\n)*\]\n", re.MULTILINE)
 
 # Left out of every closure: they frame a stage and decide nothing of its content (no defaults, no data, no model).
 PLUMBING = frozenset({"__init__", "cli", "closure", "config", "configfile", "errors", "manifest", "progress", "stages"})
@@ -50,12 +54,18 @@ class Closure:
 
 def imports(path: Path) -> set[str]:
     """Returns the dotted names a Python file imports, anywhere in it; `from a import b` counts as a and a.b."""
+    return imported(path, path.read_bytes())
+
+
+@cache
+def imported(path: Path, text: bytes) -> set[str]:
+    """Returns what `imports` does, of a file with this text: most modules are in the closures of several stages."""
     names = set()
     try:
-        tree = ast.parse(path.read_bytes())
+        tree = ast.parse(text)
     except SyntaxError as error:
         raise UserError(f"{path}, line {error.lineno}: {error.msg}") from None
-    for node in ast.walk(tree):
+    for node in statements(tree):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -63,6 +73,15 @@ def imports(path: Path) -> set[str]:
             names.add(node.module)
             names.update(f"{node.module}.{alias.name}" for alias in node.names)
     return names
+
+
+def statements(node: ast.AST) -> Iterator[ast.AST]:
+    """Yields all statements below a node. No expression holds one, and expressions are nearly all of a file."""
+    for block in ("body", "orelse", "finalbody", "handlers", "cases"):
+        inner = getattr(node, block, ())
+        for each in inner if isinstance(inner, list) else ():
+            yield each
+            yield from statements(each)
 
 
 @cache
@@ -89,7 +108,8 @@ def closure(script: str) -> Closure:
 def locked_versions(lock: str) -> dict[str, str]:
     """Returns package name -> version pinned for this interpreter and system, from the text of a uv.lock file."""
     versions = {}
-    for package in tomllib.loads(lock)["package"]:
+    # the addresses and hashes of files are nine tenths of it: a quarter of a second whenever Snakemake starts
+    for package in tomllib.loads(WHEELS.sub("", lock))["package"]:
         markers = package.get("resolution-markers", [])
         if not markers or any(Marker(marker).evaluate() for marker in markers):
             versions[package["name"]] = package.get("version")

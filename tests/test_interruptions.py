@@ -1,0 +1,93 @@
+"""Interruptions: after Ctrl-C, kill -9 or another learning rate, make ends as if nothing had happened."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+
+import psutil
+import pytest
+from checkout import Checkout
+
+
+def wait(condition: Callable[[], object], seconds: float = 60) -> None:
+    """Returns when a condition holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+def working_in(checkout: Checkout, word: str) -> list[psutil.Process]:
+    """Returns the processes with a word in their command line that work in a checkout."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.cwd() == str(checkout.folder) and any(word in part for part in process.cmdline()):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+TRAINING = "results/train_model/tiny/manifest.json"
+
+
+@pytest.fixture
+def training(scratch):
+    """`make` on a long training, once a checkpoint of it is there; ends what is left of it."""
+    folder = scratch.results / "train_model/tiny/checkpoints"
+    known = set(folder.glob("*/*/_CHECKPOINT_METADATA"))
+    process = scratch.start_make(TRAINING, "--config", "set=run.tiny.train.steps=1000000")
+    wait(lambda: set(folder.glob("*/*/_CHECKPOINT_METADATA")) - known, 120)
+    yield process
+    for left in working_in(scratch, "scripts/"):
+        left.kill()
+    process.communicate()
+
+
+def test_ctrl_c_saves_and_leaves_no_process(scratch, training):
+    os.killpg(training.pid, signal.SIGINT)
+    output, errors = training.communicate(timeout=60)
+    assert training.returncode == 75, output + errors
+    assert "stopping; stages save what they have" in output
+    assert errors == "interrupted; run make again to go on\n"
+    assert working_in(scratch, "scripts/") == []
+    assert not any((scratch.folder / ".snakemake").glob("locks/*"))
+
+
+@pytest.mark.parametrize("victim", ["snakemake", "train_model.py", "scripts/"])
+def test_after_a_kill_9_the_next_make_simply_works(scratch, training, victim):
+    victims = working_in(scratch, victim)
+    assert victims
+    for process in victims:
+        process.kill()
+    done = scratch.make(TRAINING)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "wrote results/train_model/tiny" in done.stdout
+    assert working_in(scratch, "scripts/") == []
+
+
+def test_when_make_is_killed_the_next_one_waits_for_its_snakemake(scratch, training):
+    training.kill()
+    second = scratch.start_make(TRAINING)
+    try:
+        assert "waiting for Snakemake (process " in second.stdout.readline()
+        for process in working_in(scratch, "train_model.py"):
+            process.terminate()  # it would go on for hours
+        output, errors = second.communicate(timeout=120)
+    finally:
+        second.kill()
+    assert second.returncode == 0, output + errors
+
+
+def test_a_learning_rate_that_changes_and_changes_back_resumes_its_own_training(scratch, training):
+    os.killpg(training.pid, signal.SIGINT)
+    training.communicate(timeout=60)
+    changed = "set=run.tiny.train.optimizer.learning_rates.matrices=3e-2"
+    other = scratch.make(TRAINING, "--config", changed)
+    assert other.returncode == 0 and "from step 0, identity" in other.stdout
+    folders = {path.name for path in (scratch.results / "train_model/tiny/checkpoints").iterdir()}
+    assert len(folders) == 3, "of the built run, of the interrupted one and of this one"
+    back = scratch.make(TRAINING)
+    assert back.returncode == 0 and "from step 30, identity" in back.stdout
