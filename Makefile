@@ -53,7 +53,7 @@ verify: $(READY) ## say what in results/ is missing, altered or stale; builds no
 	@$(WORKFLOW) verify $(ARGS)
 
 test: $(READY) ## the tests
-	@.venv/bin/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+	@.venv/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-parity: $(READY) $(PARITY)/.ready ## exports and imports against transformers, which this installs beside .venv
 	@MAKELM_PARITY_PYTHON=$(CURDIR)/$(PARITY)/bin/python .venv/bin/python -m pytest tests/parity $(ARGS)
@@ -62,9 +62,10 @@ golden: $(READY) $(PARITY)/.ready ## make anew what tests/test_golden.py compare
 	@MAKELM_PARITY_PYTHON=$(CURDIR)/$(PARITY)/bin/python PYTHONPATH=scripts:tests:tests/parity \
 	  .venv/bin/python tests/golden/make_golden.py
 
-presets: $(READY) $(PARITY)/.ready ## check every preset: its size, a short run, transformers; writes docs/presets.md
+presets: $(READY) $(PARITY)/.ready ## check presets: size, a short run, transformers, memory; writes docs/presets.md
 	@MAKELM_PARITY_PYTHON=$(CURDIR)/$(PARITY)/bin/python PYTHONPATH=$(CURDIR)/scripts \
 	  .venv/bin/python tests/presets/run.py
+	@.venv/bin/python benchmarks/import_memory.py
 
 check: $(READY) ## style and lint
 	.venv/bin/ruff check

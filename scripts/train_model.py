@@ -90,9 +90,7 @@ def begin_from_run(job: cli.Job, trainer: training.Trainer, data: shards.Folder)
     def begin(saved: checkpoints.Checkpoints) -> tuple[int, dict]:
         state = trainer.begin(warm_start.place(warm_start.reader(other.parameters), shapes["parameters"]))
         if wanted.optimizer == "kept":
-            state["optimizer"] = warm_start.kept_optimizer(
-                folder, content["facts"]["identity"], done, shapes["optimizer"]
-            )
+            state["optimizer"] = warm_start.kept_optimizer(folder, content, done, job.config.train, shapes["optimizer"])
         state = trainer.at_step(state, first)
         if first:  # its steps count as this run's own, so they stand in its metrics
             shutil.copyfile(folder / "metrics.jsonl", saved.metrics_path)

@@ -29,6 +29,15 @@ from makelm.model import Skeleton, shapes
 
 pytest_plugins = ("checkout",)  # fixtures of the tests of the whole
 
+# their tests are few and long: begun last, they would leave one of two processes waiting for the other
+FIRST = ("test_workflow.py", "test_train_stage.py", "test_interruptions.py", "test_training.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the files with long tests first; the others stay as they are."""
+    items.sort(key=lambda item: item.path.name not in FIRST)
+
+
 SHAPE = {
     "context_length": 16,
     "n_layers": 2,

@@ -30,7 +30,7 @@ def test_parameters_and_flops_are_those_of_the_formula():
 def test_state_bytes_are_those_of_the_state_on_each_mesh():
     for fsdp in (1, 8):
         model = shape(d_model=64, n_layers=1)
-        mesh, trainer = trainer_on(fsdp, model, train())
+        mesh, trainer = trainer_on(fsdp, model, train(optimizer={"kind": "adamw"}))
         plan = planning.plan(model, mesh, trainer, 8, 12)["bytes_per_device"]
         state = trainer.initial_state()
         for part in ("parameters", "optimizer"):

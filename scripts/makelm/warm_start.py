@@ -59,9 +59,18 @@ def first_step(start: config.Start, done: int, steps: int) -> int:
     return done
 
 
-def kept_optimizer(folder: Path, identity: str, step: int, shapes: Any) -> Any:
-    """Returns the optimizer's state at the end of another run. Raises UserError where it is gone or does not fit."""
-    saved = folder / "checkpoints" / identity
+def kept_optimizer(folder: Path, content: dict, step: int, train: config.Train, shapes: Any) -> Any:
+    """Returns the optimizer's state at the end of another run, whose manifest's content is given.
+
+    Raises UserError where it is gone or does not fit.
+    """
+    kind = content["config"]["train"]["optimizer"]["kind"]
+    if kind != train.optimizer.kind:
+        raise UserError(
+            f"start.optimizer: {folder} was trained with {kind}, so {train.optimizer.kind} cannot keep its statistics;"
+            " set it to fresh"
+        )
+    saved = folder / "checkpoints" / content["facts"]["identity"]
     state = checkpoints.read_step(saved, step, {"optimizer": shapes})
     if state is None:
         raise UserError(f"{saved} has no checkpoint of step {step} with such an optimizer; set start.optimizer: fresh")
