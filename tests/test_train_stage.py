@@ -168,7 +168,7 @@ def test_a_fresh_start_has_the_weights_only(data, half, tmp_path):
         ({}, FRESH, {"n_layers": 3, "d_ff": 64}, "model.n_layers is 3, there 1; model.d_ff is 64, there 32"),
         ({"optimizer": {"kind": "lion"}}, KEPT, {}, "was trained with adamw, so lion cannot keep its statistics"),
         (
-            {"optimizer": {"rate_multipliers": {"mlp": 2.0}}},
+            {"optimizer": {"kind": "adamw", "rate_multipliers": {"mlp": 2.0}}},
             KEPT,
             {},
             "no checkpoint of step 30 with such an optimizer",
