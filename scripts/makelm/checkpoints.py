@@ -106,8 +106,9 @@ def read_step(folder: Path, step: int, shapes: Any) -> Any:
             found = reader.restore(folder.resolve() / str(step) / "state", args=wanted)
         except (ValueError, KeyError, TypeError, OSError):
             return None
-    # Orbax fills up or cuts off what differs in size
-    same = jax.tree.all(jax.tree.map(lambda leaf, like: leaf.shape == like.shape, found, shapes))
+    # what is not in the checkpoint Orbax leaves as it was asked for; what has another size it fills up or cuts off
+    pairs = zip(jax.tree.leaves(found), jax.tree.leaves(shapes), strict=True)
+    same = all(isinstance(leaf, jax.Array) and leaf.shape == like.shape for leaf, like in pairs)
     return found if same else None
 
 
