@@ -7,6 +7,7 @@ random weights or those of --start.
 """
 
 import json
+import math
 import shutil
 import time
 from argparse import ArgumentParser
@@ -103,17 +104,13 @@ def loop(job, trainer, saved, batches, held_out, start, state) -> dict:
     """Runs the steps that are left and returns the state after the last one."""
     settings = job.config.train
     tokens = settings.batch_size * job.config.model.context_length
-    timings = (job.staging / "timings.jsonl").open("w", encoding="utf-8")
     losses, waiting, note, clock, first_step = deque(maxlen=50), None, "", time.monotonic(), start
+    last_saved, saved_at, deadline = start, time.monotonic(), job.started + 60 * (settings.time_limit or math.inf)
 
     def finish(step: int, metrics: dict, validation: float | None) -> None:
         """Reads a step's numbers, which waits for the device, and writes them down."""
         row = {"step": step, "tokens": step * tokens} | {name: float(value) for name, value in metrics.items()}
-        if not np.isfinite(row["loss"]):
-            raise UserError(
-                f"the loss is {row['loss']} at step {step} (gradient norm {row['grad_norm']}); lower"
-                " train.optimizer.learning_rates or set clip_norm"
-            )
+        check_step(row, settings, last_saved)
         saved.record(row if validation is None else row | {"validation_loss": validation})
         losses.append(row["loss"])
 
@@ -131,21 +128,36 @@ def loop(job, trainer, saved, batches, held_out, start, state) -> dict:
             if step % settings.log_every == 0 and losses:
                 seconds = time.monotonic() - clock
                 speed = (step - first_step) * tokens / seconds
-                json.dump({"step": step, "seconds": round(seconds, 4), "tokens_per_second": round(speed, 1)}, timings)
-                timings.write("\n")
+                saved.time({"step": step, "seconds": round(seconds, 4), "tokens_per_second": round(speed, 1)})
                 clock, first_step = time.monotonic(), step
                 note = f"loss {np.mean(losses):.3f}, {speed:,.0f} tokens/s"
             bar.advance(1, note)
-            stopping = job.stopping.is_set()
-            if stopping or step % settings.checkpoint_every == 0 or step == settings.steps:
+            late = time.time() > deadline
+            stopping = late or job.stopping.is_set()
+            minutes = (time.monotonic() - saved_at) / 60
+            due = step % settings.checkpoint_every == 0 or minutes > (settings.checkpoint_minutes or math.inf)
+            if stopping or due or step == settings.steps:
                 finish(*waiting)
                 waiting = None
-                saved.save(step, state)
+                saved.save(step, state, validation)
+                last_saved, saved_at = step, time.monotonic()
             if stopping and step < settings.steps:
                 saved.close()
-                raise Interrupted(f"interrupted; step {step} is saved, the same command goes on from there")
-    timings.close()
+                why = f"train.time_limit of {settings.time_limit:g} minutes reached" if late else "interrupted"
+                raise Interrupted(f"{why}; step {step} is saved, the same command goes on from there")
     return state
+
+
+def check_step(row: dict, settings, last_saved: int) -> None:
+    """Raises UserError where a step went wrong: its loss or gradient is no number, or the gradient is too large."""
+    limit = settings.max_gradient_norm or math.inf
+    if np.isfinite(row["loss"]) and np.isfinite(row["grad_norm"]) and row["grad_norm"] <= limit:
+        return
+    good = f"step {last_saved} is the last one saved" if last_saved else "no step was saved"
+    raise UserError(
+        f"the loss is {row['loss']:.6g} at step {row['step']} and the gradient's norm {row['grad_norm']:.6g}; {good}."
+        " Lower train.optimizer.learning_rates or set clip_norm"
+    )
 
 
 def validation_windows(tokens: list[np.ndarray], length: int, batch_size: int, wanted: int) -> np.ndarray:
@@ -173,7 +185,9 @@ def open_checkpoints(job: cli.Job) -> tuple[checkpoints.Checkpoints, str]:
     others = checkpoints.others(folder, identity)
     if others and not (folder / identity).exists():
         job.say(f"model, data or code changed: this is a new identity, {identity}; kept beside it: {', '.join(others)}")
-    return checkpoints.Checkpoints(folder / identity, job.config.train.keep_checkpoints), identity
+    settings = job.config.train
+    keep = (settings.keep_checkpoints, settings.keep_every, settings.keep_best)
+    return checkpoints.Checkpoints(folder / identity, *keep), identity
 
 
 def publish(job: cli.Job, saved, data: shards.Folder, trainer: training.Trainer, state: dict, identity: str) -> None:
@@ -184,7 +198,9 @@ def publish(job: cli.Job, saved, data: shards.Folder, trainer: training.Trainer,
     made = weights.Weights(shape, data.vocab_size, data.end_of_text, data.tokenizer, parameters)
     weights.save(made, job.staging / weights.FILE)
     saved.close()
-    shutil.copyfile(saved.metrics_path, job.staging / "metrics.jsonl")
+    for path in (saved.metrics_path, saved.timings_path):
+        if path.exists():
+            shutil.copyfile(path, job.staging / path.name)
     rows = [json.loads(line) for line in (job.staging / "metrics.jsonl").read_text().splitlines()]
     last = rows[-max(1, len(rows) // 20) :]
     summary = {

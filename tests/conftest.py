@@ -93,8 +93,13 @@ TRAIN = {
     "ema": None,
     "validate_every": 6,
     "validate_windows": 8,
+    "max_gradient_norm": None,
     "checkpoint_every": 4,
+    "checkpoint_minutes": None,
     "keep_checkpoints": 2,
+    "keep_every": None,
+    "keep_best": False,
+    "time_limit": None,
     "log_every": 1,
 }
 

@@ -17,14 +17,19 @@ def state(value):
 SHAPES = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state(0))
 
 
-def train_to(folder, steps, every, keep=3):
-    saved = Checkpoints(folder, keep)
+def train_to(folder, steps, every, keep=3, losses=None, **more):
+    saved = Checkpoints(folder, keep, **more)
     start, _ = saved.restore(SHAPES, print)
     for step in range(start + 1, steps + 1):
         saved.record({"step": step})
+        saved.time({"step": step})
         if step % every == 0:
-            saved.save(step, state(step))
+            saved.save(step, state(step), losses and losses[step])
     saved.close()
+
+
+def kept(folder):
+    return sorted(int(path.name) for path in folder.iterdir() if path.is_dir())
 
 
 def restore(folder):
@@ -42,6 +47,8 @@ def recorded(folder):
 def test_the_latest_comes_back_and_metrics_end_with_it(tmp_path):
     train_to(tmp_path, 7, 2)
     steps, found, said = restore(tmp_path)
+    timed = [json.loads(line)["step"] for line in (tmp_path / "timings.jsonl").read_text().splitlines()]
+    assert timed == [1, 2, 3, 4, 5, 6]
     assert (steps, said, recorded(tmp_path)) == (6, [], [1, 2, 3, 4, 5, 6])
     np.testing.assert_array_equal(found["parameters"]["a.b"], np.full((4, 4), 6.0))
     assert int(found["optimizer"][0]) == 6
@@ -49,11 +56,30 @@ def test_the_latest_comes_back_and_metrics_end_with_it(tmp_path):
 
 def test_only_the_last_few_are_kept(tmp_path):
     train_to(tmp_path, 10, 2, keep=2)
-    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["10", "8"]
+    assert kept(tmp_path) == [8, 10]
+    assert sorted(path.name for path in tmp_path.glob("*.sha256.json")) == ["10.sha256.json", "8.sha256.json"]
 
 
-def test_a_damaged_one_is_skipped_aloud_for_the_one_before(tmp_path):
+def test_those_of_every_so_many_steps_and_the_best_are_kept_as_well(tmp_path):
+    losses = dict(zip(range(1, 11), [9, 8, 7, 1, 5, 6, 7, 8, 9, 9], strict=True))
+    train_to(tmp_path, 10, 1, keep=2, losses=losses, keep_every=3, keep_best=True)
+    assert kept(tmp_path) == [3, 4, 6, 9, 10]
+
+
+def test_another_byte_is_noticed_even_where_it_can_still_be_read(tmp_path):
     train_to(tmp_path, 6, 2)
+    metadata = tmp_path / "6" / "state" / "_METADATA"
+    metadata.write_text(metadata.read_text() + " ")
+    steps, found, said = restore(tmp_path)
+    assert steps == 4 and float(found["parameters"]["a.b"][0, 0]) == 4
+    assert len(said) == 1 and "step 6 is damaged: state/_METADATA is not as it was written" in said[0]
+    train_to(tmp_path, 6, 2)  # the same step, saved anew, has a seal of its own
+    assert restore(tmp_path)[0] == 6 and restore(tmp_path)[2] == []
+
+
+def test_a_damaged_one_without_a_seal_is_skipped_aloud_for_the_one_before(tmp_path):
+    train_to(tmp_path, 6, 2)
+    (tmp_path / "6.sha256.json").unlink()  # as where a kill came first
     for path in (tmp_path / "6" / "state").rglob("*"):
         if path.is_file() and path.parent.name == "d":
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])

@@ -185,6 +185,7 @@ def test_keys_are_of_two_kinds():
     result, execution = config.split_keys(run)
     assert result["train"]["steps"] == run.train.steps and "log_every" not in result["train"]
     assert set(execution) == {"cores", "mesh", "compute", "train"}
-    assert set(execution["train"]) == {"checkpoint_every", "keep_checkpoints", "log_every"}
+    cadence = {"checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "keep_every", "keep_best"}
+    assert set(execution["train"]) == {*cadence, "time_limit", "log_every"}
     assert "mesh" not in result and set(execution["mesh"]) == {"data", "fsdp", "tensor"}
     assert configfile.merge(result, execution) == run.model_dump()

@@ -106,6 +106,20 @@ def test_an_interrupted_run_ends_as_if_nothing_had_happened(data, undisturbed, t
     assert again.returncode == 0, again.stderr
     assert "from step 0," not in again.stdout
     assert made(tmp_path) == made(undisturbed)
+    timed = [json.loads(line)["step"] for line in (tmp_path / "timings.jsonl").read_text().splitlines()]
+    assert timed == sorted(set(timed)) and len(timed) == STEPS - 2  # all but the first of each start, which compiles
+
+
+def test_a_time_limit_saves_ends_and_goes_on(data, undisturbed, tmp_path):
+    minutes = 4 / 60  # about as long as it takes to begin
+    for _ in range(40):
+        done = train(data, tmp_path, {"time_limit": minutes})
+        if done.returncode != 75:
+            break
+        assert "train.time_limit of 0.0666667 minutes reached; step" in done.stderr
+        minutes *= 1.2
+    assert done.returncode == 0, done.stderr
+    assert made(tmp_path) == made(undisturbed)
 
 
 def test_another_learning_rate_is_another_identity_and_the_old_one_is_kept(data, undisturbed, tmp_path):
@@ -119,7 +133,9 @@ def test_another_learning_rate_is_another_identity_and_the_old_one_is_kept(data,
 
 
 def test_execution_keys_are_no_part_of_the_identity_nor_of_the_result(data, undisturbed, tmp_path):
-    changed = train(data, tmp_path, {"log_every": 7, "checkpoint_every": 100, "keep_checkpoints": 1})
+    changed = train(
+        data, tmp_path, {"log_every": 7, "checkpoint_every": 100, "checkpoint_minutes": 1e-3, "keep_best": True}
+    )
     assert changed.returncode == 0, changed.stderr
     assert made(tmp_path) == made(undisturbed)
 
@@ -188,8 +204,9 @@ def test_a_start_that_cannot_be_is_one_line(data, half, tmp_path, changes, start
         ({"stepz": 3}, "unknown key 'stepz'; did you mean 'steps'?"),
         (
             {"optimizer": {"learning_rates": {"matrices": 1e9, "embedding": 1e9, "head": 1e9, "vectors": 1e9}}},
-            "the loss is nan",
+            "and the gradient's norm nan; no step was saved.",
         ),
+        ({"max_gradient_norm": 1e-6}, "no step was saved. Lower train.optimizer.learning_rates or set clip_norm"),
     ],
 )
 def test_what_a_user_can_cause_is_one_line_and_exit_2(data, tmp_path, changes, line):

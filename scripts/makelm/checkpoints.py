@@ -5,47 +5,66 @@ A folder checkpoints/<identity>/ holds Orbax steps and metrics.jsonl, one line p
 """
 
 import json
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
 import jax
 import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
 
 from makelm import manifest
 from makelm.errors import Interrupted, UserError
 
+SEAL = ".sha256.json"  # after a checkpoint's step
+
 
 class Checkpoints:
-    """Saves and restores the state of one identity, with the metrics up to it."""
+    """Saves and restores the state of one identity, with the metrics and the measured times up to it."""
 
-    def __init__(self, folder: Path, keep: int):
-        """`keep` checkpoints stay, the latest ones."""
+    def __init__(self, folder: Path, keep: int, keep_every: int | None = None, keep_best: bool = False):
+        """The latest `keep` stay, those of every keep_every-th step, and the one with the least validation loss."""
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.metrics_path = folder / "metrics.jsonl"  # line n is step n
+        self.timings_path = folder / "timings.jsonl"
         self.metrics: TextIO | None = None
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
+        self.sealing: threading.Thread | None = None
+        policies = [policy.LatestN(keep)]
+        if keep_every:
+            policies.append(policy.EveryNSteps(keep_every))
+        if keep_best:
+            # the least comes last in this order, and the last is kept
+            policies.append(
+                policy.BestN(get_metric_fn=loss_of, reverse=True, n=1, keep_checkpoints_without_metrics=False)
+            )
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policy.AnyPreservationPolicy(policies), enable_async_checkpointing=True
+        )
         self.manager = ocp.CheckpointManager(folder.resolve(), options=options)
 
     def restore(self, shapes: Any, warn: Any) -> tuple[int, Any]:
         """Returns (steps done, state) of the latest complete checkpoint, or (0, None).
 
-        `shapes` gives the leaves' shapes, dtypes and shardings; one that cannot be read is skipped with a
-        line to `warn`.
+        `shapes` gives the leaves' shapes, dtypes and shardings; one that cannot be read, or of which a byte is not
+        as it was, is removed with a line to `warn`.
         """
         for step in sorted(self.manager.all_steps(), reverse=True):
+            problem = self.broken_seal(step)
             try:
-                found = self.manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(shapes)))
+                if problem is None:
+                    found = self.manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(shapes)))
             except (ValueError, OSError, KeyError) as error:
-                first = str(error).splitlines()[0][:100]
-                warn(f"the checkpoint of step {step} cannot be read ({first}); trying the one before")
-                self.manager.delete(step)
-                continue
-            self.cut_metrics(step)
-            return step, found["state"]
-        self.cut_metrics(0)
+                problem = f"cannot be read ({str(error).splitlines()[0][:100]})"
+            if problem is None:
+                self.cut(step)
+                return step, found["state"]
+            warn(f"the checkpoint of step {step} {problem}; trying the one before")
+            self.manager.delete(step)
+            self.seal_path(step).unlink(missing_ok=True)
+        self.cut(0)
         return 0, None
 
     def record(self, row: dict) -> None:
@@ -54,14 +73,63 @@ class Checkpoints:
             self.metrics = self.metrics_path.open("a", encoding="utf-8")
         self.metrics.write(json.dumps(row) + "\n")
 
-    def save(self, step: int, state: Any) -> None:
+    def time(self, row: dict) -> None:
+        """Adds measured times."""
+        with self.timings_path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def save(self, step: int, state: Any, validation_loss: float | None = None) -> None:
         """Starts to save the state after `step` steps; the metrics up to there are on disk first."""
         with self.disk_may_be_full():
             if self.metrics is not None:
                 self.metrics.flush()
                 manifest.sync(self.metrics_path)
             if step not in self.manager.all_steps():
-                self.manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state)), force=True)
+                measured = None if validation_loss is None else {"validation_loss": validation_loss}
+                wanted = ocp.args.Composite(state=ocp.args.StandardSave(state))
+                self.seal_path(step).unlink(missing_ok=True)  # of one that was removed by hand
+                self.manager.save(step, args=wanted, metrics=measured, force=True)  # waits for the one before
+            self.seal()
+
+    # ---- seals: Orbax notices a checkpoint that is cut off, not one with another byte in it
+
+    def seal_path(self, step: int | str) -> Path:
+        """Returns where a checkpoint's seal stands: beside it, since what is in it is Orbax's."""
+        return self.folder / f"{step}{SEAL}"
+
+    def seal(self) -> None:
+        """Begins to write down the sha256 of each file of finished checkpoints, while training goes on."""
+        if self.sealing is not None:
+            self.sealing.join()
+        self.sealing = threading.Thread(target=self.write_seals, daemon=True)
+        self.sealing.start()
+
+    def write_seals(self) -> None:
+        """Seals what has its final name and no seal, and removes seals of what is gone."""
+        there = {path.name for path in self.folder.iterdir() if path.name.isdigit()}
+        for path in self.folder.glob(f"*{SEAL}"):
+            if path.name.removesuffix(SEAL) not in there:
+                path.unlink(missing_ok=True)
+        for name in there:
+            path = self.seal_path(name)
+            # one that Orbax is removing, or a full disk: it stays without
+            with suppress(OSError):
+                if not path.exists():
+                    unfinished = path.with_suffix(".partial")
+                    unfinished.write_text(json.dumps(file_digests(self.folder / name), indent=1) + "\n")
+                    unfinished.replace(path)
+
+    def broken_seal(self, step: int) -> str | None:
+        """Returns what is wrong with a sealed checkpoint, or None; one without a seal is taken as it is."""
+        path = self.seal_path(step)
+        if not path.exists():
+            return None
+        try:
+            expected, found = json.loads(path.read_text()), file_digests(self.folder / str(step))
+        except (ValueError, OSError) as error:
+            return f"cannot be compared with its seal ({error})"
+        changed = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        return f"is damaged: {changed[0]} is not as it was written" if changed else None
 
     @contextmanager
     def disk_may_be_full(self) -> Iterator[None]:
@@ -75,26 +143,49 @@ class Checkpoints:
                 f"{self.folder}: no space left for a checkpoint; the ones before are whole: free some and run it again"
             ) from error
 
-    def cut_metrics(self, steps: int) -> None:
-        """Drops the metrics of steps after the checkpoint: they will come again."""
+    def cut(self, steps: int) -> None:
+        """Drops metrics and times of steps after the checkpoint: they will come again."""
+        if self.timings_path.exists():
+            rows = self.timings_path.read_text(encoding="utf-8").splitlines(keepends=True)
+            self.timings_path.write_text(
+                "".join(row for row in rows if whole(row) and json.loads(row)["step"] <= steps)
+            )
         if not self.metrics_path.exists():
             self.metrics_path.touch()
         kept = self.metrics_path.read_text(encoding="utf-8").splitlines(keepends=True)[:steps]
-        if len(kept) != steps or any(not line.endswith("\n") for line in kept):
+        if len(kept) != steps or not all(map(whole, kept)):
             raise UserError(f"{self.metrics_path} does not reach step {steps}; remove its folder to start again")
         self.metrics_path.write_text("".join(kept), encoding="utf-8")
 
     def wait(self) -> None:
-        """Returns when what was started is on disk."""
+        """Returns when what was started is on disk, and sealed."""
         with self.disk_may_be_full():
             self.manager.wait_until_finished()
+        self.seal()
+        self.sealing.join()
 
     def close(self) -> None:
         """Waits and lets go."""
-        with self.disk_may_be_full():
-            self.manager.close()
+        self.wait()
+        self.manager.close()
         if self.metrics is not None:
             self.metrics.close()
+
+
+def loss_of(metrics: dict) -> float:
+    """Returns what checkpoints are compared by."""
+    return metrics["validation_loss"]
+
+
+def whole(line: str) -> bool:
+    """Returns whether a line was written to its end."""
+    return line.endswith("\n")
+
+
+def file_digests(folder: Path) -> dict[str, str]:
+    """Returns the sha256 of each file below a folder, by its path."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): manifest.file_sha256(path) for path in files}
 
 
 def read_step(folder: Path, step: int, shapes: Any) -> Any:

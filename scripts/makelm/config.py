@@ -344,8 +344,13 @@ class Train(Section):
     ema: Annotated[Float, Field(gt=0, lt=1)] | None
     validate_every: Count
     validate_windows: Count
+    max_gradient_norm: Positive | None
     checkpoint_every: Annotated[Count, EXECUTION]
+    checkpoint_minutes: Annotated[Positive | None, EXECUTION]
     keep_checkpoints: Annotated[Count, EXECUTION]
+    keep_every: Annotated[Count | None, EXECUTION]
+    keep_best: Annotated[bool, EXECUTION]
+    time_limit: Annotated[Positive | None, EXECUTION]
     log_every: Annotated[Count, EXECUTION]
 
     @model_validator(mode="after")
