@@ -20,7 +20,7 @@ WORKFLOW := .venv/bin/python scripts/run_workflow.py --cores $(CORES)
 SNAKEFILES := Snakefile workflow/rules
 
 .DEFAULT_GOAL := all
-.PHONY: all tokenizer plan train sample evaluate export report download verify test test-parity presets golden check lock help
+.PHONY: all tokenizer plan train sample evaluate export report download verify test test-parity test-faults presets golden check lock help
 
 all: $(READY) ## build what config.yaml lists under runs:
 	@$(WORKFLOW) $(ARGS)
@@ -57,6 +57,9 @@ test: $(READY) ## the tests
 
 test-parity: $(READY) $(PARITY)/.ready ## exports and imports against transformers, which this installs beside .venv
 	@MAKELM_PARITY_PYTHON=$(CURDIR)/$(PARITY)/bin/python .venv/bin/python -m pytest tests/parity $(ARGS)
+
+test-faults: $(READY) ## interruptions, and fifty kill -9 at random moments of builds: ten minutes
+	@MAKELM_FAULTS=50 .venv/bin/python -m pytest tests/faults --capture=no $(ARGS)
 
 golden: $(READY) $(PARITY)/.ready ## make anew what tests/test_golden.py compares the model with
 	@MAKELM_PARITY_PYTHON=$(CURDIR)/$(PARITY)/bin/python PYTHONPATH=scripts:tests:tests/parity \

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from filelock import FileLock
 
@@ -50,6 +51,17 @@ class Checkout:
             stderr=subprocess.PIPE,
             process_group=0,
         )
+
+    def working(self, word: str) -> list[psutil.Process]:
+        """Returns the processes with a word in their command line that work in the copy."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.cwd() == str(self.folder) and any(word in part for part in process.cmdline()):
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
 
     def planned(self, *arguments: str, more: tuple[str, ...] = ()) -> list[str]:
         """Returns what a dry run plans: 'rule wildcard=value, ...' for each job but `all`.

@@ -1,13 +1,17 @@
-"""Interruptions: after Ctrl-C, kill -9 or another learning rate, make ends as if nothing had happened."""
+"""Interruptions: after Ctrl-C, kill -9 or another learning rate, make ends as if nothing had happened.
+
+`make test-faults` runs these.
+"""
 
 import os
 import signal
 import time
 from collections.abc import Callable
 
-import psutil
 import pytest
-from checkout import Checkout
+
+if "MAKELM_FAULTS" not in os.environ:
+    pytest.skip("takes a while: make test-faults", allow_module_level=True)
 
 
 def wait(condition: Callable[[], object], seconds: float = 60) -> None:
@@ -16,18 +20,6 @@ def wait(condition: Callable[[], object], seconds: float = 60) -> None:
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.05)
-
-
-def working_in(checkout: Checkout, word: str) -> list[psutil.Process]:
-    """Returns the processes with a word in their command line that work in a checkout."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.cwd() == str(checkout.folder) and any(word in part for part in process.cmdline()):
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
 
 
 TRAINING = "results/train_model/tiny/manifest.json"
@@ -41,7 +33,7 @@ def training(scratch):
     process = scratch.start_make(TRAINING, "--config", "set=run.tiny.train.steps=1000000")
     wait(lambda: set(folder.glob("*/*/_CHECKPOINT_METADATA")) - known, 120)
     yield process
-    for left in working_in(scratch, "scripts/"):
+    for left in scratch.working("scripts/"):
         left.kill()
     process.communicate()
 
@@ -52,20 +44,20 @@ def test_ctrl_c_saves_and_leaves_no_process(scratch, training):
     assert training.returncode == 75, output + errors
     assert "stopping; stages save what they have" in output
     assert errors == "interrupted; run make again to go on\n"
-    assert working_in(scratch, "scripts/") == []
+    assert scratch.working("scripts/") == []
     assert not any((scratch.folder / ".snakemake").glob("locks/*"))
 
 
 @pytest.mark.parametrize("victim", ["snakemake", "train_model.py", "scripts/"])
 def test_after_a_kill_9_the_next_make_simply_works(scratch, training, victim):
-    victims = working_in(scratch, victim)
+    victims = scratch.working(victim)
     assert victims
     for process in victims:
         process.kill()
     done = scratch.make(TRAINING)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "wrote results/train_model/tiny" in done.stdout
-    assert working_in(scratch, "scripts/") == []
+    assert scratch.working("scripts/") == []
 
 
 def test_when_make_is_killed_the_next_one_waits_for_its_snakemake(scratch, training):
@@ -73,7 +65,7 @@ def test_when_make_is_killed_the_next_one_waits_for_its_snakemake(scratch, train
     second = scratch.start_make(TRAINING)
     try:
         assert "waiting for Snakemake (process " in second.stdout.readline()
-        for process in working_in(scratch, "train_model.py"):
+        for process in scratch.working("train_model.py"):
             process.terminate()  # it would go on for hours
         output, errors = second.communicate(timeout=120)
     finally:
