@@ -5,6 +5,8 @@
 # a run of config.yaml, for the targets of one stage
 RUN ?= stdlib
 CORES ?= all
+# how many times test-faults kills
+KILLS ?= 50
 # the first of these that will do makes .venv
 PYTHON ?= python3.13 python3.12 python3.11 python3
 UV_VERSION := 0.13.8
@@ -58,8 +60,8 @@ test: $(READY) ## the tests
 test-parity: $(READY) $(PARITY)/.ready ## exports and imports against transformers, which this installs beside .venv
 	@MAKELM_PARITY_PYTHON=$(CURDIR)/$(PARITY)/bin/python .venv/bin/python -m pytest tests/parity $(ARGS)
 
-test-faults: $(READY) ## interruptions, and fifty kill -9 at random moments of builds: ten minutes
-	@MAKELM_FAULTS=50 .venv/bin/python -m pytest tests/faults --capture=no $(ARGS)
+test-faults: $(READY) ## interruptions, and KILLS=50 kill -9 at random moments of builds: ten minutes
+	@MAKELM_FAULTS=$(KILLS) .venv/bin/python -m pytest tests/faults --capture=no $(ARGS)
 
 golden: $(READY) $(PARITY)/.ready ## make anew what tests/test_golden.py compares the model with
 	@MAKELM_PARITY_PYTHON=$(CURDIR)/$(PARITY)/bin/python PYTHONPATH=scripts:tests:tests/parity \
