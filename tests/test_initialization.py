@@ -7,7 +7,8 @@ import jax
 import numpy as np
 import pytest
 from conftest import shape
-from test_model import GPT2, PICODO
+from layouts import GPT2
+from test_model import PICODO
 
 from makelm import loss
 from makelm.model import Skeleton, initialize

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from conftest import compute, forward, random_parameters, shape
 from flax import nnx
+from layouts import GPT2, GPTJ, SQUARE
 
 from makelm import layers, loss
 from makelm.model import Skeleton, empty_cache, initialize, shapes
@@ -15,27 +16,7 @@ from makelm.model import Skeleton, empty_cache, initialize, shapes
 V, END = 50, 49
 tokens_BT = np.random.default_rng(0).integers(0, V - 1, (2, 12)).astype(np.int32)
 
-EVEN = {"n_kv_heads": 4, "d_head": 4}
-LAYER_NORM = {"kind": "layernorm", "bias": True, "eps": 1e-5}
-ALL_BIASES = {"attention": True, "mlp": True, "head": True}
-GPT2 = EVEN | {
-    "norm": LAYER_NORM,
-    "qk_norm": None,
-    "positions": {"kind": "learned"},
-    "activation": "gelu_tanh",
-    "biases": {"attention": True, "mlp": True},
-    "tie_embeddings": True,
-}
-GPTJ = EVEN | {
-    "norm": LAYER_NORM,
-    "qk_norm": None,
-    "positions": {"pairs": "interleaved", "dims": 2},
-    "activation": "gelu_tanh",
-    "residual": "parallel",
-    "biases": {"mlp": True, "head": True},
-    "vocab_multiple": 16,
-}
-PICODO = EVEN | {"norm": {"scale": False}, "activation": "gelu_tanh"}
+PICODO = SQUARE | {"qk_norm": "rmsnorm", "norm": {"scale": False}, "activation": "gelu_tanh"}
 ZOO = {
     "qwen": {},
     "llama": {"qk_norm": None, "tie_embeddings": True},

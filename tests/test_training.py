@@ -5,7 +5,7 @@ import numpy as np
 import optax
 import pytest
 from conftest import make_trainer, shape, train
-from test_model import GPT2
+from layouts import GPT2
 
 from makelm import config, sharding, training
 from makelm.errors import UserError
