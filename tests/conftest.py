@@ -94,14 +94,21 @@ TRAIN = {
     "validate_every": 6,
     "validate_windows": 8,
     "max_gradient_norm": None,
+    "bad_steps": "stop",
     "checkpoint_every": 4,
     "checkpoint_minutes": None,
     "keep_checkpoints": 2,
     "keep_every": None,
     "keep_best": False,
     "time_limit": None,
+    "lock_wait": 60,
+    "resume_from": None,
     "log_every": 1,
+    "statistics_every": None,
+    "profile_steps": None,
 }
+HARDWARE = {"devices": "local", "topology": None, "memory_gb": None}
+TRACKING = {"wandb": None, "project": "makelm", "entity": None}
 
 
 def shape(**changes) -> config.Model:

@@ -184,8 +184,9 @@ def test_keys_are_of_two_kinds():
     run = configfile.load(DEFAULT).run["stdlib"]
     result, execution = config.split_keys(run)
     assert result["train"]["steps"] == run.train.steps and "log_every" not in result["train"]
-    assert set(execution) == {"cores", "mesh", "compute", "train"}
+    assert set(execution) == {"cores", "hardware", "mesh", "compute", "train", "tracking"}
     cadence = {"checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "keep_every", "keep_best"}
-    assert set(execution["train"]) == {*cadence, "time_limit", "log_every"}
+    watching = {"log_every", "statistics_every", "profile_steps"}
+    assert set(execution["train"]) == {*cadence, *watching, "time_limit", "lock_wait", "resume_from"}
     assert "mesh" not in result and set(execution["mesh"]) == {"data", "fsdp", "tensor"}
     assert configfile.merge(result, execution) == run.model_dump()

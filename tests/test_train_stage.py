@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import COMPUTE, SHAPE, TRAIN
+from conftest import COMPUTE, HARDWARE, SHAPE, TRACKING, TRAIN
 
 from makelm import configfile, manifest, shards, weights
 
@@ -45,9 +45,11 @@ def command(data, out, changes=None, *more, start=None, model=None):
     raw = {
         "locked": {},
         "model": SHAPE | {"n_layers": 1} | (model or {}),
+        "hardware": HARDWARE,
         "mesh": mesh,
         "compute": COMPUTE,
         "train": keys,
+        "tracking": TRACKING,
         "start": start,
     }
     words = ["--config", json.dumps(raw), "--shards", data, "--out", out, "--cores", "2", *more]

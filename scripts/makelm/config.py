@@ -283,6 +283,14 @@ class Mesh(Section):
         return self
 
 
+class Hardware(Section):
+    """What a run is planned for and must find: so many devices, or those of this machine (local)."""
+
+    devices: Annotated[Count | Literal["local"], EXECUTION]
+    topology: Annotated[Text | None, EXECUTION]
+    memory_gb: Annotated[Positive | None, EXECUTION]
+
+
 class Compute(Section):
     """How the same numbers are computed; what is chosen here changes them by rounding only."""
 
@@ -345,13 +353,18 @@ class Train(Section):
     validate_every: Count
     validate_windows: Count
     max_gradient_norm: Positive | None
+    bad_steps: Literal["stop", "skip"]
     checkpoint_every: Annotated[Count, EXECUTION]
     checkpoint_minutes: Annotated[Positive | None, EXECUTION]
     keep_checkpoints: Annotated[Count, EXECUTION]
     keep_every: Annotated[Count | None, EXECUTION]
     keep_best: Annotated[bool, EXECUTION]
     time_limit: Annotated[Positive | None, EXECUTION]
+    lock_wait: Annotated[NonNegative, EXECUTION]
+    resume_from: Annotated[Text | None, EXECUTION]
     log_every: Annotated[Count, EXECUTION]
+    statistics_every: Annotated[Count | None, EXECUTION]
+    profile_steps: Annotated[Annotated[list[Count], Field(min_length=2, max_length=2)] | None, EXECUTION]
 
     @model_validator(mode="after")
     def check(self) -> "Train":
@@ -368,6 +381,14 @@ class Train(Section):
                 {"e": end},
             )
         return self
+
+
+class Tracking(Section):
+    """Where the numbers of a training go beside its own files and TensorBoard's."""
+
+    wandb: Annotated[Literal["online", "offline"] | None, EXECUTION]
+    project: Annotated[Text, EXECUTION]
+    entity: Annotated[Text | None, EXECUTION]
 
 
 class Start(Section):
@@ -428,10 +449,12 @@ class Run(Section):
     tokenizer: Name
     cores: Annotated[Count, EXECUTION]
     model: Model
+    hardware: Hardware
     mesh: Mesh
     compute: Compute
     start: Start | None
     train: Train
+    tracking: Tracking
     sample: Sample
     evaluate: Evaluate
     export: Export

@@ -17,6 +17,7 @@ from makelm.config import (
     Corpus,
     Evaluate,
     Export,
+    Hardware,
     Mesh,
     Model,
     Name,
@@ -25,6 +26,7 @@ from makelm.config import (
     Section,
     Start,
     Tokenizer,
+    Tracking,
     Train,
     Weights,
 )
@@ -62,6 +64,7 @@ class Training(Part):
     """What a step of training is compiled from."""
 
     model: Model
+    hardware: Hardware
     mesh: Mesh
     compute: Compute
     train: Train
@@ -83,11 +86,12 @@ class PlanRun(Training):
 def planned_keys(run: Run | PlanRun) -> dict:
     """Returns the keys that a plan is about: what decides numbers of parameters, steps and bytes."""
     train = {"batch_size": True, "steps": True, "optimizer": {"kind"}, "ema": True}
-    return run.model_dump(include={"model": True, "mesh": True, "compute": True, "train": train})
+    return run.model_dump(include={"model": True, "hardware": True, "mesh": True, "compute": True, "train": train})
 
 
 class TrainModel(Training):
     start: Start | None
+    tracking: Tracking
 
 
 class SampleModel(Part):
@@ -121,7 +125,7 @@ PARTS: dict[str, type[Part]] = {
 
 # Which of a run's sections each stage of a run reads.
 RUN_STAGES = {
-    "train_model": ("model", "mesh", "compute", "start", "train"),
+    "train_model": ("model", "hardware", "mesh", "compute", "start", "train", "tracking"),
     "sample_model": ("sample",),
     "evaluate_model": ("evaluate",),
     "export_model": ("export",),
