@@ -67,7 +67,7 @@ def encode(job: cli.Job, found: Tokenizer, part: str, bar: Bar) -> dict[str, int
                 counts["documents"] += 1
                 counts["bytes"] += length
                 bar.advance(length)
-        counts["tokens"] = writer.count
+        counts |= {"tokens": writer.count, "largest_id": writer.largest}
     return counts
 
 

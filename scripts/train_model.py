@@ -7,20 +7,34 @@ random weights or those of --start.
 """
 
 import json
-import math
 import shutil
-import time
-from argparse import ArgumentParser
-from collections import deque
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from makelm import checkpoints, cli, hugging_face, loss, manifest, sharding, shards, training, warm_start, weights
+from makelm import (
+    checkpoints,
+    cli,
+    hugging_face,
+    identities,
+    loop,
+    loss,
+    manifest,
+    processes,
+    sharding,
+    shards,
+    training,
+    warm_start,
+    weights,
+)
 from makelm.batches import Batches
-from makelm.errors import Interrupted, UserError
+from makelm.errors import UserError
+from makelm.identities import Identity
+from makelm.observer import Observer
 
 Begin = Callable[[checkpoints.Checkpoints], tuple[int, dict]]
 
@@ -28,28 +42,61 @@ Begin = Callable[[checkpoints.Checkpoints], tuple[int, dict]]
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--shards", type=Path, required=True, help="folder of token shards (results/encode_shard/...)")
     parser.add_argument("--start", type=Path, help="folder of the run or the downloaded weights that start: names")
+    parser.add_argument("--resume-from", metavar="IDENTITY", help="the same as --set train.resume_from=IDENTITY")
+    several = parser.add_argument_group("several processes, each started with the same arguments but --process")
+    several.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 is to be found")
+    several.add_argument("--processes", type=int, default=1, help="how many")
+    several.add_argument("--process", type=int, default=0, help="which of them this is, from 0")
+    several.add_argument("--local-devices", help="those of this host that are this process's, such as 0,1 (all)")
 
 
 def train_model(job: cli.Job) -> None:
     """Trains until the last step, from the latest checkpoint of this identity if there is one."""
     job.stops_itself = True
+    if job.args.processes > 1:
+        processes.join(place(job.args))
+    try:
+        train(job)
+        processes.wait_for_all("done")
+    finally:
+        processes.leave()
+
+
+def place(args: Namespace) -> processes.Place:
+    """Returns where this process stands among several."""
+    if args.coordinator is None:
+        raise UserError("--processes needs --coordinator, host:port of process 0")
+    devices = args.local_devices and tuple(int(number) for number in args.local_devices.split(","))
+    return processes.Place(args.coordinator, args.processes, args.process, devices)
+
+
+def train(job: cli.Job) -> None:
+    """Trains, in this process and those that it joined."""
     data = shards.open_folder(job.args.shards, job.read_input)
     settings, shape = job.config.train, job.config.model
-    batches = Batches(data.train, shape.context_length, settings.batch_size, settings.seed)
-    held_out = validation_windows(data.valid, shape.context_length, settings.batch_size, settings.validate_windows)
+    shards.check_ids(data)
+    batches = Batches(data.train, data.vocab_size, shape.context_length, settings.batch_size, settings.seed)
+    held_out_WT = validation_windows(data.valid, shape.context_length, settings.batch_size, settings.validate_windows)
     mesh = sharding.make_mesh(job.config.mesh, jax.devices())
     trainer = training.make_trainer(shape, settings, job.config.compute, data.vocab_size, data.end_of_text, mesh)
     begin = beginning(job, trainer, data)
-    saved, identity = open_checkpoints(job)
+    identity, saved = open_checkpoints(job)
     start, state = saved.restore(trainer.state_shapes, job.say)
     if state is None:
-        start, state = begin(saved)
+        start, state = go_on(job, identity, saved, trainer) or begin(saved)
     count = training.parameter_count(trainer.state_shapes["parameters"])
     job.say(
         f"{count:,} parameters, {settings.steps} steps of {settings.batch_size * shape.context_length:,} tokens"
-        f" from {batches.windows:,} windows, on {describe_devices()}; from step {start}, identity {identity}"
+        f" from {batches.windows:,} windows, on {describe_devices()}; from step {start}, identity {identity.name}"
     )
-    state = loop(job, trainer, saved, batches, held_out, start, state)
+    with job.progress.track(settings.steps, "steps", start) as bar:
+        observer = Observer(settings, saved, bar, job.say)
+        stops = loop.Stops(job.stopping.is_set, settings.time_limit, job.started, mesh)
+        feed = loop.Feed(
+            lambda step: trainer.place_rows(partial(batches.rows, step), settings.batch_size), start, settings.steps
+        )
+        steps = loop.Loop(trainer, settings, saved, observer, stops, settings.batch_size * shape.context_length)
+        state = steps.run(state, start, feed, held_out_WT)
     saved.wait()
     publish(job, saved, data, trainer, state, identity)
 
@@ -93,71 +140,11 @@ def begin_from_run(job: cli.Job, trainer: training.Trainer, data: shards.Folder)
         if wanted.optimizer == "kept":
             state["optimizer"] = warm_start.kept_optimizer(folder, content, done, job.config.train, shapes["optimizer"])
         state = trainer.at_step(state, first)
-        if first:  # its steps count as this run's own, so they stand in its metrics
+        if first and processes.leads():  # its steps count as this run's own, so they stand in its metrics
             shutil.copyfile(folder / "metrics.jsonl", saved.metrics_path)
         return first, state
 
     return begin
-
-
-def loop(job, trainer, saved, batches, held_out, start, state) -> dict:
-    """Runs the steps that are left and returns the state after the last one."""
-    settings = job.config.train
-    tokens = settings.batch_size * job.config.model.context_length
-    losses, waiting, note, clock, first_step = deque(maxlen=50), None, "", time.monotonic(), start
-    last_saved, saved_at, deadline = start, time.monotonic(), job.started + 60 * (settings.time_limit or math.inf)
-
-    def finish(step: int, metrics: dict, validation: float | None) -> None:
-        """Reads a step's numbers, which waits for the device, and writes them down."""
-        row = {"step": step, "tokens": step * tokens} | {name: float(value) for name, value in metrics.items()}
-        check_step(row, settings, last_saved)
-        saved.record(row if validation is None else row | {"validation_loss": validation})
-        losses.append(row["loss"])
-
-    with job.progress.track(settings.steps, "steps", start) as bar:
-        for step in range(start + 1, settings.steps + 1):
-            windows_BT = trainer.place(batches(step - 1))
-            state, metrics = trainer.step(state, windows_BT, step - 1)
-            validation = None
-            if step % settings.validate_every == 0 or step == settings.steps:
-                validation = training.validation_loss(trainer, state, held_out, settings.batch_size)
-            # the step before is read only now, while the device works on this one
-            if waiting:
-                finish(*waiting)
-            waiting = (step, metrics, validation)
-            if step % settings.log_every == 0 and losses:
-                seconds = time.monotonic() - clock
-                speed = (step - first_step) * tokens / seconds
-                saved.time({"step": step, "seconds": round(seconds, 4), "tokens_per_second": round(speed, 1)})
-                clock, first_step = time.monotonic(), step
-                note = f"loss {np.mean(losses):.3f}, {speed:,.0f} tokens/s"
-            bar.advance(1, note)
-            late = time.time() > deadline
-            stopping = late or job.stopping.is_set()
-            minutes = (time.monotonic() - saved_at) / 60
-            due = step % settings.checkpoint_every == 0 or minutes > (settings.checkpoint_minutes or math.inf)
-            if stopping or due or step == settings.steps:
-                finish(*waiting)
-                waiting = None
-                saved.save(step, state, validation)
-                last_saved, saved_at = step, time.monotonic()
-            if stopping and step < settings.steps:
-                saved.close()
-                why = f"train.time_limit of {settings.time_limit:g} minutes reached" if late else "interrupted"
-                raise Interrupted(f"{why}; step {step} is saved, the same command goes on from there")
-    return state
-
-
-def check_step(row: dict, settings, last_saved: int) -> None:
-    """Raises UserError where a step went wrong: its loss or gradient is no number, or the gradient is too large."""
-    limit = settings.max_gradient_norm or math.inf
-    if np.isfinite(row["loss"]) and np.isfinite(row["grad_norm"]) and row["grad_norm"] <= limit:
-        return
-    good = f"step {last_saved} is the last one saved" if last_saved else "no step was saved"
-    raise UserError(
-        f"the loss is {row['loss']:.6g} at step {row['step']} and the gradient's norm {row['grad_norm']:.6g}; {good}."
-        " Lower train.optimizer.learning_rates or set clip_norm"
-    )
 
 
 def validation_windows(tokens: list[np.ndarray], length: int, batch_size: int, wanted: int) -> np.ndarray:
@@ -165,7 +152,9 @@ def validation_windows(tokens: list[np.ndarray], length: int, batch_size: int, w
 
     Raises UserError where there is less than one window. A last batch is filled up with rows that predict nothing.
     """
-    joined = np.concatenate([np.asarray(shard) for shard in tokens]).astype(np.int32)
+    joined, most = np.zeros(0, np.int32), wanted * length + 1
+    for shard in tokens:
+        joined = np.concatenate([joined, np.asarray(shard[: most - len(joined)]).astype(np.int32)])
     have = (len(joined) - 1) // length
     if have < 1:
         raise UserError(
@@ -178,43 +167,85 @@ def validation_windows(tokens: list[np.ndarray], length: int, batch_size: int, w
     return np.concatenate([windows_WT, np.full((missing, length + 1), loss.NONE, np.int32)])
 
 
-def open_checkpoints(job: cli.Job) -> tuple[checkpoints.Checkpoints, str]:
-    """Returns the checkpoints of this identity: what the keys, the data and the code together come to."""
-    identity = manifest.digest({"config": job.keys, "inputs": job.inputs, "code": job.code})[:16]
-    folder = job.out / "checkpoints"
-    others = checkpoints.others(folder, identity)
-    if others and not (folder / identity).exists():
-        job.say(f"model, data or code changed: this is a new identity, {identity}; kept beside it: {', '.join(others)}")
-    settings = job.config.train
-    keep = (settings.keep_checkpoints, settings.keep_every, settings.keep_best)
-    return checkpoints.Checkpoints(folder / identity, *keep), identity
+def open_checkpoints(job: cli.Job) -> tuple[Identity, checkpoints.Checkpoints]:
+    """Returns what the keys, the data and the code together come to, and the checkpoints of it."""
+    identity = Identity(job.keys, job.inputs, job.code)
+    folder, settings = job.out / "checkpoints", job.config.train
+    others = checkpoints.others(folder, identity.name)
+    if others and not (folder / identity.name).exists():
+        job.say(f"this is a new identity, {identity.name}; kept beside it: {', '.join(others)}")
+        known = [other for name in others if (other := identities.read(folder / name))]
+        if known:
+            nearest = min((identities.differences(identity, other) for other in known), key=len)
+            job.say(f"the nearest differs by: {'; '.join(nearest)}")
+    saved = checkpoints.Checkpoints(
+        folder / identity.name, settings.keep_checkpoints, settings.keep_every, settings.keep_best
+    )
+    if processes.leads():
+        identities.write(saved.folder, identity)
+    return identity, saved
 
 
-def publish(job: cli.Job, saved, data: shards.Folder, trainer: training.Trainer, state: dict, identity: str) -> None:
+def go_on(
+    job: cli.Job, identity: Identity, saved: checkpoints.Checkpoints, trainer: training.Trainer
+) -> tuple[int, training.State] | None:
+    """Returns (steps done, state) of another identity that this one goes on from, or None."""
+    settings, shapes, folder = job.config.train, trainer.state_shapes, saved.folder.parent
+    named = job.args.resume_from or settings.resume_from
+    if named:
+        origin = identities.chosen(folder / named, identity, settings.steps, shapes, job.say)
+    else:
+        origin = identities.shorter(folder, identity, settings, shapes, job.say)
+    if processes.leads():
+        # what only continues is the same training as one never interrupted, and has nothing to tell
+        identities.write_origin(saved.folder, origin if named else None)
+        if origin:
+            identities.take_over(origin, saved, None if named else settings.validate_every)
+    if origin is None:
+        return None
+    state = origin.state
+    if state.keys() != shapes.keys():
+        state = trainer.at_step(trainer.begin(state["parameters"]), origin.step)
+    return origin.step, state
+
+
+def publish(
+    job: cli.Job,
+    saved: checkpoints.Checkpoints,
+    data: shards.Folder,
+    trainer: training.Trainer,
+    state: training.State,
+    identity: Identity,
+) -> None:
     """Writes weights, metrics and summary under their final names."""
     settings, shape = job.config.train, job.config.model
-    (job.staging / weights.FILE).parent.mkdir()
-    parameters = trainer.result(state)
-    made = weights.Weights(shape, data.vocab_size, data.end_of_text, data.tokenizer, parameters)
-    weights.save(made, job.staging / weights.FILE)
+    made = weights.Weights(shape, data.vocab_size, data.end_of_text, data.tokenizer, trainer.result(state))
+    if processes.leads():
+        (job.staging / weights.FILE).parent.mkdir()
+        weights.save(made, job.staging / weights.FILE)
+    else:  # has its part in each tensor, as they are written
+        weights.hand_over(made)
     saved.close()
+    if not processes.leads():
+        return
     for path in (saved.metrics_path, saved.timings_path):
         if path.exists():
             shutil.copyfile(path, job.staging / path.name)
     rows = [json.loads(line) for line in (job.staging / "metrics.jsonl").read_text().splitlines()]
-    last = rows[-max(1, len(rows) // 20) :]
+    last = [row["loss"] for row in rows[-max(1, len(rows) // 20) :] if row["loss"] is not None]
     summary = {
-        "identity": identity,
+        "identity": identity.name,
         "parameters": training.parameter_count(trainer.state_shapes["parameters"]),
         "steps": settings.steps,
         "tokens": settings.steps * settings.batch_size * shape.context_length,
-        "loss": float(np.mean([row["loss"] for row in last])),  # over the last twentieth of the steps
+        "loss": float(np.mean(last)),  # over the last twentieth of the steps
         "validation_loss": rows[-1]["validation_loss"],
     }
     (job.staging / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     job.say(f"loss {summary['loss']:.3f}, validation loss {summary['validation_loss']:.3f} nats per token")
     facts = {
-        "identity": identity,
+        "identity": identity.name,
+        "resumed_from": identities.origin_facts(saved.folder),
         "vocab_size": data.vocab_size,
         "tokenizer": data.tokenizer,
         "end_of_text": data.end_of_text,

@@ -27,7 +27,7 @@ import pytest
 from makelm import config, configfile, training
 from makelm.model import Skeleton, shapes
 
-pytest_plugins = ("checkout",)  # fixtures of the tests of the whole
+pytest_plugins = ("checkout", "training_stage")  # fixtures of the tests of programs
 
 # their tests are few and long: begun last, they would leave one of two processes waiting for the other
 FIRST = ("test_workflow.py", "test_train_stage.py", "test_training.py")
@@ -129,6 +129,11 @@ def compute(**changes) -> config.Compute:
 def make_trainer(model: config.Model, settings: config.Train, vocab_size: int, mesh, **how) -> training.Trainer:
     """Returns a trainer of a vocabulary whose last token ends a text."""
     return training.make_trainer(model, settings, compute(**how), vocab_size, vocab_size - 1, mesh)
+
+
+def validation_loss(trainer: training.Trainer, state: dict, windows_WT: np.ndarray, batch_size: int) -> float:
+    """Returns the mean loss of validation windows."""
+    return training.begin_validation(trainer, state, windows_WT, batch_size)()["validation_loss"]
 
 
 def random_parameters(model: config.Model, vocab_size: int) -> dict:

@@ -110,7 +110,7 @@ def test_the_tokens_are_the_documents_each_with_its_end(made):
             assert ids.tolist() == [id for text in texts for id in [*found.encode(text.text), 269]]
             counts = content(made / "tokens", f"{number:05d}.json")["facts"][part]
             length = sum(len(text.text.encode()) for text in texts)
-            assert counts == {"documents": len(texts), "bytes": length, "tokens": len(ids)}
+            assert counts == {"documents": len(texts), "bytes": length, "tokens": len(ids), "largest_id": max(ids)}
 
 
 def test_manifests_chain_and_name_no_absolute_path(made):

@@ -129,3 +129,22 @@ def test_a_shard_of_another_count_than_its_manifest_says_is_an_error(tmp_path):
     write(tmp_path / "train-00001.bin", [1, 2, 3])
     with pytest.raises(UserError, match=r"train-00001\.bin has 3 tokens, its manifest says 2"):
         _ = shards.open_folder(tmp_path, read_input).train
+
+
+def test_an_id_outside_the_vocabulary_is_an_error_that_names_the_shard(tmp_path):
+    make_folder(tmp_path)
+    shards.check_ids(shards.open_folder(tmp_path, read_input))
+    write(tmp_path / "valid-00001.bin", [300])
+    with pytest.raises(UserError, match=r"valid-00001\.bin has the token id 300, outside the vocabulary of 300;"):
+        shards.check_ids(shards.open_folder(tmp_path, read_input))
+
+
+def test_shards_that_say_their_largest_id_are_not_read_to_find_it(tmp_path):
+    counts = {"documents": 1, "bytes": 10, "tokens": 2}
+    parts = {"train": counts | {"largest_id": 300}, "valid": counts | {"largest_id": 1}}
+    with pytest.raises(UserError, match=r"train-00001\.bin has the token id 300, outside the vocabulary of 300;"):
+        shards.check_ids(
+            shards.open_folder(
+                make_folder(tmp_path, {1: parts, 0: parts | {"train": counts | {"largest_id": 1}}}), read_input
+            )
+        )

@@ -1,82 +1,25 @@
 """Stage train_model as a program: resume to the last bit, identities, one line for what a user can cause."""
 
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import COMPUTE, HARDWARE, SHAPE, TRACKING, TRAIN
+from training_stage import STEPS, command, environment, made, train
 
-from makelm import configfile, manifest, shards, weights
-
-SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "train_model.py"
-FAST = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-STEPS = 240
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """A folder of two token shards with a vocabulary of 64 and end-of-text 63."""
-    folder = tmp_path_factory.mktemp("shards")
-    for number in range(2):
-        facts = {"shard": number, "num_shards": 2, "vocab_size": 64, "end_of_text": 63, "tokenizer": "abc"}
-        for part, count in (("train", 3000), ("valid", 300)):
-            ids = np.random.default_rng(number).integers(0, 64, count)
-            with shards.Writer(folder / f"{part}-{number:05d}.bin", 64) as writer:
-                writer.write(ids)
-            facts[part] = {"documents": 1, "bytes": 2 * count, "tokens": count}
-        content = {"stage": "encode_shard", "facts": facts, "files": {}}
-        (folder / f"{number:05d}.json").write_text(json.dumps(manifest.build(content, {})))
-    return folder
-
-
-def command(data, out, changes=None, *more, start=None, model=None):
-    keys = configfile.merge(
-        TRAIN,
-        {"optimizer": {"kind": "adamw"}, "steps": STEPS, "checkpoint_every": 40, "validate_every": 120}
-        | (changes or {}),
-    )
-    mesh = {"data": 1, "fsdp": -1, "tensor": 1}
-    raw = {
-        "locked": {},
-        "model": SHAPE | {"n_layers": 1} | (model or {}),
-        "hardware": HARDWARE,
-        "mesh": mesh,
-        "compute": COMPUTE,
-        "train": keys,
-        "tracking": TRACKING,
-        "start": start,
-    }
-    words = ["--config", json.dumps(raw), "--shards", data, "--out", out, "--cores", "2", *more]
-    return [sys.executable, SCRIPT, *map(str, words)]
-
-
-def train(data, out, changes=None, *more, **others):
-    environment = os.environ | {"XLA_FLAGS": FAST}
-    return subprocess.run(command(data, out, changes, *more, **others), env=environment, text=True, capture_output=True)
+from makelm import weights
 
 
 def start_and_stop(data, out, number):
     """Starts the stage, sends a signal once a checkpoint is whole, and returns (exit code, stderr)."""
-    environment = os.environ | {"XLA_FLAGS": FAST}
     pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE}
-    process = subprocess.Popen(command(data, out), env=environment, text=True, **pipes)
+    process = subprocess.Popen(command(data, out), env=environment(), text=True, **pipes)
     while process.poll() is None and not any(path.name.isdigit() for path in out.glob("checkpoints/*/*")):
         time.sleep(0.01)  # until one has its final name
     process.send_signal(number)
     return process.wait(60), process.communicate()[1]
-
-
-def made(out):
-    """Returns the bytes of all that a trained run is, without its measured times."""
-    names = ("weights/model.safetensors", "metrics.jsonl", "summary.json")
-    content = json.loads((out / "manifest.json").read_text())["content"]
-    return [(out / name).read_bytes() for name in names], content
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,10 @@ import jax
 import numpy as np
 import optax
 import pytest
-from conftest import make_trainer, shape, train
+from conftest import make_trainer, shape, train, validation_loss
 from layouts import GPT2
 
-from makelm import config, sharding, training
+from makelm import config, sharding
 from makelm.errors import UserError
 
 V = 64
@@ -48,9 +48,9 @@ def test_dropout_is_another_at_each_step_and_absent_from_validation():
     trainer = make_trainer(model, still, V, mesh_of(1))
     state, losses = run(trainer, 3)
     assert len(set(losses)) == 3
-    again = [training.validation_loss(trainer, state, windows_BT, 8) for _ in range(2)]
+    again = [validation_loss(trainer, state, windows_BT, 8) for _ in range(2)]
     without = make_trainer(shape(**SMALL), still, V, mesh_of(1))
-    assert again[0] == again[1] == pytest.approx(training.validation_loss(without, state, windows_BT, 8), rel=1e-6)
+    assert again[0] == again[1] == pytest.approx(validation_loss(without, state, windows_BT, 8), rel=1e-6)
 
 
 def test_averaged_weights_are_those_of_optax_and_what_is_validated():
@@ -66,10 +66,10 @@ def test_averaged_weights_are_those_of_optax_and_what_is_validated():
         np.testing.assert_allclose(result[name], want, rtol=1e-5, atol=1e-7, err_msg=name)
     plain = make_trainer(shape(**SMALL), train(**ADAMW), V, mesh_of(1))
     values = [
-        training.validation_loss(plain, {"parameters": p, "optimizer": state["optimizer"]}, windows_BT, 8)
+        validation_loss(plain, {"parameters": p, "optimizer": state["optimizer"]}, windows_BT, 8)
         for p in (result, state["parameters"])
     ]
-    assert training.validation_loss(trainer, state, windows_BT, 8) == pytest.approx(values[0], rel=1e-6) != values[1]
+    assert validation_loss(trainer, state, windows_BT, 8) == pytest.approx(values[0], rel=1e-6) != values[1]
 
 
 def test_one_batch_is_learned_by_heart():

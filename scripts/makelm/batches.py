@@ -21,9 +21,10 @@ class Batches:
     predicts each token of a shard but the first once (and drops a rest shorter than T at its end).
     """
 
-    def __init__(self, shards: Sequence[np.ndarray], context_length: int, batch_size: int, seed: int):
+    def __init__(self, shards: Sequence[np.ndarray], vocab_size: int, context_length: int, batch_size: int, seed: int):
         """Raises UserError where the shards hold less than one window."""
-        self.shards, self.length, self.batch_size, self.seed = shards, context_length, batch_size, seed
+        self.shards, self.vocab_size, self.length = shards, vocab_size, context_length
+        self.batch_size, self.seed = batch_size, seed
         counts = [max(0, (len(shard) - 1) // context_length) for shard in shards]
         self.ends = np.cumsum(counts)
         self.windows = int(self.ends[-1])
@@ -36,8 +37,21 @@ class Batches:
 
     def __call__(self, step: int) -> np.ndarray:
         """Returns the batch of a step, windows_BT of T + 1 tokens each, int32."""
-        first = step * self.batch_size
-        return np.stack([self.window(position) for position in range(first, first + self.batch_size)])
+        return self.rows(step, 0, self.batch_size)
+
+    def rows(self, step: int, first: int, last: int) -> np.ndarray:
+        """Returns some rows of the batch of a step, of which no other tokens are read.
+
+        Raises UserError where a token is not of the vocabulary: its shard is no longer what it was.
+        """
+        begin = step * self.batch_size
+        windows_BT = np.stack([self.window(begin + row) for row in range(first, last)])
+        if (largest := windows_BT.max()) >= self.vocab_size:
+            raise UserError(
+                f"the batch of step {step + 1} has the token id {largest}, outside the vocabulary of {self.vocab_size};"
+                " a token shard is damaged: run make verify"
+            )
+        return windows_BT
 
     def window(self, position: int) -> np.ndarray:
         """Returns the window at a position of the endless order of all epochs."""

@@ -5,9 +5,8 @@ A folder checkpoints/<identity>/ holds Orbax steps and metrics.jsonl, one line p
 """
 
 import json
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -15,10 +14,9 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
 
-from makelm import manifest
+from makelm import manifest, processes
 from makelm.errors import Interrupted, UserError
-
-SEAL = ".sha256.json"  # after a checkpoint's step
+from makelm.seals import Seals
 
 
 class Checkpoints:
@@ -31,7 +29,7 @@ class Checkpoints:
         self.metrics_path = folder / "metrics.jsonl"  # line n is step n
         self.timings_path = folder / "timings.jsonl"
         self.metrics: TextIO | None = None
-        self.sealing: threading.Thread | None = None
+        self.seals = Seals(folder)
         policies = [policy.LatestN(keep)]
         if keep_every:
             policies.append(policy.EveryNSteps(keep_every))
@@ -52,31 +50,48 @@ class Checkpoints:
         as it was, is removed with a line to `warn`.
         """
         for step in sorted(self.manager.all_steps(), reverse=True):
-            problem = self.broken_seal(step)
-            try:
-                if problem is None:
+            # the first process reads all files once; what one of them finds wrong, none of them takes
+            problem = self.seals.broken(step) if processes.leads() else None
+            if not processes.anywhere(problem is not None):
+                try:
                     found = self.manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(shapes)))
-            except (ValueError, OSError, KeyError) as error:
-                problem = f"cannot be read ({str(error).splitlines()[0][:100]})"
-            if problem is None:
-                self.cut(step)
-                return step, found["state"]
-            warn(f"the checkpoint of step {step} {problem}; trying the one before")
+                except (ValueError, OSError, KeyError) as error:
+                    problem = f"cannot be read ({str(error).splitlines()[0][:100]})"
+                if not processes.anywhere(problem is not None):
+                    self.cut(step)
+                    return step, found["state"]
+            if problem:
+                warn(f"the checkpoint of step {step} {problem}; trying the one before")
             self.manager.delete(step)
-            self.seal_path(step).unlink(missing_ok=True)
+            if processes.leads():
+                self.seals.remove(step)
         self.cut(0)
         return 0, None
 
     def record(self, row: dict) -> None:
         """Adds the metrics of one step."""
+        if not processes.leads():
+            return
         if self.metrics is None:
             self.metrics = self.metrics_path.open("a", encoding="utf-8")
         self.metrics.write(json.dumps(row) + "\n")
 
     def time(self, row: dict) -> None:
-        """Adds measured times."""
+        """Adds measured times; who follows the training sees the metrics up to here as well."""
+        if not processes.leads():
+            return
+        if self.metrics is not None:
+            self.metrics.flush()
         with self.timings_path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
+
+    def rows(self) -> list[dict]:
+        """Returns the metrics of all steps so far, in the first process."""
+        if not processes.leads():
+            return []
+        if self.metrics is not None:
+            self.metrics.flush()
+        return [json.loads(line) for line in self.metrics_path.read_text(encoding="utf-8").splitlines()]
 
     def save(self, step: int, state: Any, validation_loss: float | None = None) -> None:
         """Starts to save the state after `step` steps; the metrics up to there are on disk first."""
@@ -87,49 +102,11 @@ class Checkpoints:
             if step not in self.manager.all_steps():
                 measured = None if validation_loss is None else {"validation_loss": validation_loss}
                 wanted = ocp.args.Composite(state=ocp.args.StandardSave(state))
-                self.seal_path(step).unlink(missing_ok=True)  # of one that was removed by hand
+                if processes.leads():
+                    self.seals.remove(step)  # of one that was removed by hand
                 self.manager.save(step, args=wanted, metrics=measured, force=True)  # waits for the one before
-            self.seal()
-
-    # ---- seals: Orbax notices a checkpoint that is cut off, not one with another byte in it
-
-    def seal_path(self, step: int | str) -> Path:
-        """Returns where a checkpoint's seal stands: beside it, since what is in it is Orbax's."""
-        return self.folder / f"{step}{SEAL}"
-
-    def seal(self) -> None:
-        """Begins to write down the sha256 of each file of finished checkpoints, while training goes on."""
-        if self.sealing is not None:
-            self.sealing.join()
-        self.sealing = threading.Thread(target=self.write_seals, daemon=True)
-        self.sealing.start()
-
-    def write_seals(self) -> None:
-        """Seals what has its final name and no seal, and removes seals of what is gone."""
-        there = {path.name for path in self.folder.iterdir() if path.name.isdigit()}
-        for path in self.folder.glob(f"*{SEAL}"):
-            if path.name.removesuffix(SEAL) not in there:
-                path.unlink(missing_ok=True)
-        for name in there:
-            path = self.seal_path(name)
-            # one that Orbax is removing, or a full disk: it stays without
-            with suppress(OSError):
-                if not path.exists():
-                    unfinished = path.with_suffix(".partial")
-                    unfinished.write_text(json.dumps(file_digests(self.folder / name), indent=1) + "\n")
-                    unfinished.replace(path)
-
-    def broken_seal(self, step: int) -> str | None:
-        """Returns what is wrong with a sealed checkpoint, or None; one without a seal is taken as it is."""
-        path = self.seal_path(step)
-        if not path.exists():
-            return None
-        try:
-            expected, found = json.loads(path.read_text()), file_digests(self.folder / str(step))
-        except (ValueError, OSError) as error:
-            return f"cannot be compared with its seal ({error})"
-        changed = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-        return f"is damaged: {changed[0]} is not as it was written" if changed else None
+            if processes.leads():
+                self.seals.write()
 
     @contextmanager
     def disk_may_be_full(self) -> Iterator[None]:
@@ -145,6 +122,8 @@ class Checkpoints:
 
     def cut(self, steps: int) -> None:
         """Drops metrics and times of steps after the checkpoint: they will come again."""
+        if not processes.leads():
+            return
         if self.timings_path.exists():
             rows = self.timings_path.read_text(encoding="utf-8").splitlines(keepends=True)
             self.timings_path.write_text(
@@ -161,8 +140,9 @@ class Checkpoints:
         """Returns when what was started is on disk, and sealed."""
         with self.disk_may_be_full():
             self.manager.wait_until_finished()
-        self.seal()
-        self.sealing.join()
+        if processes.leads():
+            self.seals.write()
+            self.seals.wait()
 
     def close(self) -> None:
         """Waits and lets go."""
@@ -180,12 +160,6 @@ def loss_of(metrics: dict) -> float:
 def whole(line: str) -> bool:
     """Returns whether a line was written to its end."""
     return line.endswith("\n")
-
-
-def file_digests(folder: Path) -> dict[str, str]:
-    """Returns the sha256 of each file below a folder, by its path."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): manifest.file_sha256(path) for path in files}
 
 
 def read_step(folder: Path, step: int, shapes: Any) -> Any:

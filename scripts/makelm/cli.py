@@ -20,7 +20,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
@@ -177,16 +177,27 @@ def run(
         limit_cores(args.cores)
         job = Job(stage, args, progress, manifest_name(args))
         listen(job)
-        with Writer(job):
+        with Writer(job) if number == 0 else nullcontext():
             work(job)
         return ""
 
-    frame(label(stage, args), args.log, make)
+    number = getattr(args, "process", 0)  # of several that do one stage together, the first writes
+    frame(label(stage, args), numbered(args.log, number), make, quiet=number > 0)
 
 
-def frame(label: str, log: Path | None, work: Callable[[Progress], str]) -> None:
-    """Runs work with its log and ends the process; work returns nothing, or a line that says what is wrong."""
+def numbered(log: Path | None, number: int) -> Path | None:
+    """Returns the log of one of several processes: that of the first has the log's own name."""
+    return log.with_suffix(f".{number}{log.suffix}") if log and number else log
+
+
+def frame(label: str, log: Path | None, work: Callable[[Progress], str], quiet: bool = False) -> None:
+    """Runs work with its log and ends the process; work returns nothing, or a line that says what is wrong.
+
+    A quiet one shows no progress but in its log.
+    """
     terminal, complaints = (os.fdopen(os.dup(number), "w", buffering=1) for number in (1, 2))
+    if quiet:
+        terminal = Path(os.devnull).open("w")
     progress = Progress(label, terminal, None)
     try:
         if log:
@@ -209,9 +220,9 @@ def frame(label: str, log: Path | None, work: Callable[[Progress], str]) -> None
 
 def label(stage: str, args: argparse.Namespace) -> str:
     """Returns what opens each line: the stage and what it works on."""
-    name, shard = args.out.resolve().name, getattr(args, "shard", None)
+    name, shard, process = args.out.resolve().name, getattr(args, "shard", None), getattr(args, "process", 0)
     words = [stage, *([name] if name != stage else []), *([f"{shard:05d}"] if shard is not None else [])]
-    return " ".join(words)
+    return " ".join([*words, *([f"process {process}"] if process else [])])
 
 
 def explain(error: OSError) -> str:

@@ -35,13 +35,14 @@ class Writer:
     """Writes token ids to one shard and counts them."""
 
     def __init__(self, path: Path, vocab_size: int):
-        self.path, self.count, self.dtype = path, 0, token_type(vocab_size)
+        self.path, self.count, self.dtype, self.largest = path, 0, token_type(vocab_size), 0
         self.file = path.open("wb")
         self.file.write(header(self.dtype, 0))
 
     def write(self, ids: Iterable[int] | np.ndarray) -> None:
         array = np.asarray(ids).astype(self.dtype)
         self.count += len(array)
+        self.largest = max(self.largest, int(array.max(initial=0)))
         if self.count > MAX_TOKENS:
             raise UserError(f"{self.path.name} has more than {MAX_TOKENS:,} tokens; raise corpus.shards")
         self.file.write(array.tobytes())
@@ -130,6 +131,20 @@ class Folder:
             if len(found[-1]) != expected:
                 raise UserError(f"{path} has {len(found[-1])} tokens, its manifest says {expected}; {REDO}")
         return found
+
+
+def check_ids(folder: Folder) -> None:
+    """Raises UserError where a shard holds an id outside the vocabulary; reads those that do not say it themselves."""
+    for part in ("train", "valid"):
+        for number, facts in enumerate(folder.facts):
+            largest = facts[part].get("largest_id")
+            if largest is None:
+                largest = int(getattr(folder, part)[number].max(initial=0))
+            if largest >= folder.vocab_size:
+                raise UserError(
+                    f"{folder.path / f'{part}-{number:05d}.bin'} has the token id {largest}, outside the vocabulary of"
+                    f" {folder.vocab_size}; {REDO}"
+                )
 
 
 def open_folder(folder: Path, read_input: Callable[[str, Path], dict]) -> Folder:

@@ -22,6 +22,7 @@ from makelm.optimizer import make_optimizer, schedule
 
 # parameters: name -> weight; optimizer: Optax's state; average: Optax's, where weights are averaged
 State = dict[str, Any]
+Rows = Callable[[int, int], np.ndarray]  # first and last row -> these rows of a batch, windows of T + 1 tokens
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class Trainer:
     step: Callable[[State, Array, int], tuple[State, dict[str, Array]]]
     validate: Callable[[State, Array], tuple[Array, Array]]  # sums of losses and of targets
     result: Callable[[State], dict[str, Array]]  # the parameters that come out of training
-    place: Callable[[np.ndarray], Array]
+    place: Callable[[np.ndarray], Array]  # windows_BT, each row where its device is
+    place_rows: Callable[[Rows, int], Array]  # the same of so many rows, of which only those needed here are read
 
 
 def make_trainer(
@@ -74,11 +76,17 @@ def make_trainer(
             "loss": loss,
             "learning_rate": train.optimizer.learning_rates.matrices * factor(number),
             "grad_norm": optax.tree.norm(gradients),
+            "parameter_norm": optax.tree.norm(parameters),
+            "update_norm": optax.tree.norm(updates),
         }
         after = {"parameters": optax.apply_updates(parameters, updates), "optimizer": moments}
         if average is not None:
             after["average"] = average.update(after["parameters"], state["average"])[1]
-        return after, metrics
+        if train.bad_steps == "stop":
+            return after, metrics
+        limit = train.max_gradient_norm or jnp.inf
+        good = jnp.isfinite(loss) & jnp.isfinite(metrics["grad_norm"]) & (metrics["grad_norm"] <= limit)
+        return kept_where(good, after, state), metrics | {"skipped": ~good}
 
     def result(state: State) -> dict[str, Array]:
         if average is None:
@@ -102,7 +110,8 @@ def make_trainer(
         step=jax.jit(step, in_shardings=(layout, rows, whole), out_shardings=(layout, whole), donate_argnums=0),
         validate=jax.jit(validate, in_shardings=(layout, rows), out_shardings=whole),
         result=jax.jit(result, in_shardings=(layout,), out_shardings=own),
-        place=lambda windows_BT: jax.device_put(windows_BT, rows),
+        place=lambda windows_BT: place_rows(rows, lambda a, b: windows_BT[a:b], windows_BT.shape),
+        place_rows=lambda read, count: place_rows(rows, read, (count, shape.context_length + 1)),
     )
 
 
@@ -144,6 +153,28 @@ def in_float32(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), tree)
 
 
+def kept_where(good: Array, after: State, before: State) -> State:
+    """Returns the state after a step, or where it is not good the one before it; counts of steps go on."""
+
+    def leaf(new: Array, old: Array) -> Array:
+        return jnp.where(good, new, old) if jnp.issubdtype(new.dtype, jnp.floating) else new
+
+    return jax.tree.map(leaf, after, before)
+
+
+def place_rows(layout: NamedSharding, read: Rows, dims: tuple[int, ...]) -> Array:
+    """Returns windows_BT of these dims laid out over the devices; each process reads its own devices' rows only."""
+    parts: dict[tuple[int, int], np.ndarray] = {}  # devices that share rows share the reading
+
+    def part(index: tuple[slice, ...]) -> np.ndarray:
+        first, last, _ = index[0].indices(dims[0])
+        if (first, last) not in parts:
+            parts[first, last] = read(first, last)
+        return parts[first, last]
+
+    return jax.make_array_from_callback(dims, layout, part)
+
+
 def state_sharding(mesh: Mesh, shapes: State) -> State:
     """Returns the sharding of each leaf: a parameter's statistic in the optimizer lies where the parameter does."""
     names = shapes["parameters"]
@@ -171,9 +202,21 @@ def parameter_count(shapes: dict[str, Any]) -> int:
     return sum(leaf.size for leaf in shapes.values())
 
 
-def validation_loss(trainer: Trainer, state: State, windows_WT: np.ndarray, batch_size: int) -> float:
-    """Returns the mean loss of validation windows, in batches of one shape; W is a multiple of the batch size."""
-    batches = range(0, len(windows_WT), batch_size)
-    sums = [trainer.validate(state, trainer.place(windows_WT[i : i + batch_size])) for i in batches]
-    losses, targets = (np.sum([np.asarray(part, np.float64) for part in parts]) for parts in zip(*sums, strict=True))
-    return float(losses / targets)
+def begin_validation(
+    trainer: Trainer, state: State, windows_WT: np.ndarray, batch_size: int
+) -> Callable[[], dict[str, float]]:
+    """Sets the devices to work on validation windows, W a multiple of the batch size; returns what reads the result.
+
+    That is validation_loss, the mean over the windows' tokens.
+    """
+    sums = []
+    for first in range(0, len(windows_WT), batch_size):
+        sums.append(trainer.validate(state, trainer.place(windows_WT[first : first + batch_size])))
+
+    def read() -> dict[str, float]:
+        losses, targets = (
+            np.sum([np.asarray(part, np.float64) for part in parts]) for parts in zip(*sums, strict=True)
+        )
+        return {"validation_loss": float(losses / targets)}
+
+    return read

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError
 
-from makelm import config, manifest, tensor_file
+from makelm import config, manifest, processes, tensor_file
 from makelm.errors import UserError
 
 FILE = "weights/model.safetensors"  # below a trained run's folder
@@ -35,10 +35,16 @@ def save(weights: Weights, path: Path) -> None:
         "tokenizer": weights.tokenizer,
     }
     planned = [
-        tensor_file.Planned(name, tuple(array.shape), partial(np.asarray, array))
+        tensor_file.Planned(name, tuple(array.shape), partial(processes.whole, array))
         for name, array in weights.parameters.items()
     ]
     tensor_file.write(path, planned, "float32", {"makelm": manifest.canonical(facts)})
+
+
+def hand_over(weights: Weights) -> None:
+    """Has this process's part in what another process saves: its own values of each tensor, in the order of names."""
+    for name in sorted(weights.parameters):
+        processes.whole(weights.parameters[name])
 
 
 def load(path: Path) -> Weights:

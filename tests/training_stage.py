@@ -1,0 +1,77 @@
+"""Stage train_model as a program, for tests: token shards, its command line, and what it made."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import COMPUTE, HARDWARE, SHAPE, TRACKING, TRAIN
+
+from makelm import configfile, manifest, shards
+
+SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "train_model.py"
+FAST = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+STEPS = 240
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    """A folder of two token shards with a vocabulary of 64 and end-of-text 63."""
+    folder = tmp_path_factory.mktemp("shards")
+    for number in range(2):
+        facts = {"shard": number, "num_shards": 2, "vocab_size": 64, "end_of_text": 63, "tokenizer": "abc"}
+        for part, count in (("train", 3000), ("valid", 300)):
+            ids = np.random.default_rng(number).integers(0, 64, count)
+            with shards.Writer(folder / f"{part}-{number:05d}.bin", 64) as writer:
+                writer.write(ids)
+            facts[part] = {"documents": 1, "bytes": 2 * count, "tokens": count}
+        content = {"stage": "encode_shard", "facts": facts, "files": {}}
+        (folder / f"{number:05d}.json").write_text(json.dumps(manifest.build(content, {})))
+    return folder
+
+
+def command(data, out, changes=None, *more, start=None, model=None, mesh=None):
+    """Returns the command line; `changes` are laid over the keys of training, `more` are words of their own."""
+    keys = configfile.merge(
+        TRAIN,
+        {"optimizer": {"kind": "adamw"}, "steps": STEPS, "checkpoint_every": 40, "validate_every": 120}
+        | (changes or {}),
+    )
+    raw = {
+        "locked": {},
+        "model": SHAPE | {"n_layers": 1} | (model or {}),
+        "hardware": HARDWARE,
+        "mesh": mesh or {"data": 1, "fsdp": -1, "tensor": 1},
+        "compute": COMPUTE,
+        "train": keys,
+        "tracking": TRACKING,
+        "start": start,
+    }
+    words = ["--config", json.dumps(raw), "--shards", data, "--out", out, "--cores", "2", *more]
+    return [sys.executable, SCRIPT, *map(str, words)]
+
+
+def environment(devices=1):
+    """Returns the environment of a stage with so many simulated devices."""
+    return os.environ | {"XLA_FLAGS": f"{FAST} --xla_force_host_platform_device_count={devices}"}
+
+
+def train(data, out, changes=None, *more, devices=1, **others):
+    """Runs the stage to its end."""
+    words = command(data, out, changes, *more, **others)
+    return subprocess.run(words, env=environment(devices), text=True, capture_output=True)
+
+
+def made(out):
+    """Returns the bytes of all that a trained run is, without its measured times."""
+    names = ("weights/model.safetensors", "metrics.jsonl", "summary.json")
+    content = json.loads((out / "manifest.json").read_text())["content"]
+    return [(out / name).read_bytes() for name in names], content
+
+
+def rows(out):
+    """Returns the metrics of each step."""
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
