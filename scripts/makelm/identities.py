@@ -72,6 +72,11 @@ def differences(own: Identity, other: Identity) -> list[str]:
     return [*parts, "other code"] if own.code != other.code else parts
 
 
+def kind_of(identity: Identity) -> str:
+    """Returns which optimizer an identity trains with."""
+    return identity.config["train"]["optimizer"]["kind"]
+
+
 def flat(keys: dict, prefix: str = "") -> dict[str, Any]:
     """Returns nested keys as one map with dotted names."""
     found = {}
@@ -103,7 +108,9 @@ def chosen(folder: Path, own: Identity, steps: int, shapes: Any, say: Any) -> Or
     other = read(folder)
     unlike = tuple(differences(own, other)) if other else ("what it was is not known",)
     where = f"step {step} of identity {folder.name}"
-    found = checkpoints.read_step(folder, step, shapes)
+    # one optimizer's statistics may have the shape of another's
+    same_kind = other is not None and kind_of(other) == kind_of(own)
+    found = checkpoints.read_step(folder, step, shapes) if same_kind else None
     if found is None:
         weights = checkpoints.read_step(folder, step, {"parameters": shapes["parameters"]})
         if weights is None:
