@@ -36,6 +36,9 @@ PLUMBING = frozenset(
         "manifest",
         "progress",
         "stages",
+        "tracking",
+        "tracking_tensorboard",
+        "tracking_wandb",
     }
 )
 
