@@ -48,7 +48,7 @@ class WandbRun:
         self.queue.put(None)
         self.thread.join(END_SECONDS)
         if self.thread.is_alive():
-            self.say(f"W&B has not taken everything within {END_SECONDS} s; the next start sends what it lacks")
+            self.say(f"W&B has not taken everything within {END_SECONDS} s; wandb sync {self.folder}/wandb/* may help")
 
     def work(self) -> None:
         """Does all that has to do with W&B, in the thread."""
@@ -62,7 +62,8 @@ class WandbRun:
                     run.log(values, step=step)
             run.finish()
         except Exception as error:  # whatever it is, it must not end the training
-            self.say(f"W&B: {str(error).strip().splitlines()[0]}; training goes on without it")
+            problem = str(error).strip() or type(error).__name__
+            self.say(f"W&B: {problem.splitlines()[0]}; training goes on without it")
 
     def begin(self):
         """Returns the run, begun or resumed."""
