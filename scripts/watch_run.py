@@ -35,7 +35,8 @@ def main() -> int:
 def say_once(folder: Path) -> int:
     """Prints the present state."""
     state = watching.look(folder)
-    print(f"[{folder.name}] {event(folder, State(''), state) or state.line()}")
+    line = "" if state.kind == FINISHED else event(folder, State(""), state)
+    print(f"[{folder.name}] {line or state.line()}")
     return USER if state.kind == WAITING else DONE
 
 
@@ -51,7 +52,7 @@ class Watch:
         before = State("")
         while True:
             state = watching.look(self.folder)
-            if state.kind == FINISHED:
+            if state.kind == FINISHED and not (before.kind in ("", FINISHED) and self.may_begin_anew()):
                 self.say(state.line())
                 return DONE
             line = event(self.folder, before, state)
@@ -61,6 +62,10 @@ class Watch:
                 self.show(state)
             before = state
             time.sleep(POLL)
+
+    def may_begin_anew(self) -> bool:
+        """Returns whether make is at work: what was trained before may be out of date."""
+        return watching.held(self.folder.parent.parent.parent / ".makelm.lock")
 
     def say(self, text: str) -> None:
         """Writes a line that stays."""
@@ -86,6 +91,8 @@ def event(folder: Path, before: State, now: State) -> str:
     if now.kind == WAITING and before.kind != WAITING:
         others = sorted(path.name for path in folder.parent.iterdir()) if folder.parent.exists() else []
         return now.line() + (f" (there are: {', '.join(others)})" if others else "")
+    if now.kind == FINISHED and before.kind != FINISHED:
+        return f"{now.line()}; make is at work, and may train it anew"
     if now.kind == STOPPED and (anew or before.kind != STOPPED):
         return f"stopped: {reason(folder)}; {now.line()}"
     if anew and before.identity:

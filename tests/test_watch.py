@@ -179,6 +179,7 @@ def test_it_follows_to_the_end_in_a_terminal_on_one_line(training, tmp_path):
     shown = b""
 
     def until(word: str) -> None:
+        """Reads on until this was shown."""
         nonlocal shown
         while word.encode() not in shown:
             shown += os.read(descriptor, 4096)
@@ -191,12 +192,32 @@ def test_it_follows_to_the_end_in_a_terminal_on_one_line(training, tmp_path):
     training.begin(start=50).make(51, 150)
     until("150/200 steps")
     training.publish()
-    until("trained: 200 steps")
+    until("identity aaaa\r\n")
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     pieces = shown.decode().split("\r\x1b[K")
     changing = [piece for piece in pieces if piece and not piece.endswith("\n")]
     assert all(len(piece) < 60 for piece in changing), "or it would go over to a second line"
     assert not any("steps (" in piece for piece in pieces if piece.endswith("\n") and "stopped" not in piece)
+
+
+def until(process: subprocess.Popen, word: str) -> None:
+    """Reads lines up to one with this word."""
+    assert any(word in line for line in process.stdout), word
+
+
+def test_what_was_trained_before_may_be_trained_anew_while_make_is_at_work(training, tmp_path):
+    training.begin().publish()
+    with (tmp_path / ".makelm.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        process = subprocess.Popen(COMMAND, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+        until(process, "make is at work, and may train it anew")
+        (training.run / "manifest.json").unlink()
+        training.begin("bbbb").make(1, 60)
+        until(process, "a new identity, bbbb")
+        until(process, "60/200 steps")
+        training.publish()
+        until(process, "trained: 200 steps")
+        assert process.wait() == 0
 
 
 def test_elsewhere_it_writes_plain_lines_and_ctrl_c_ends_it_quietly(training, tmp_path):
