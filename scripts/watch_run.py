@@ -89,7 +89,7 @@ def event(folder: Path, before: State, now: State) -> str:
     """Returns what there is to say, if anything, where `now` comes after `before`."""
     anew = now.identity != before.identity
     if now.kind == WAITING and before.kind != WAITING:
-        others = sorted(path.name for path in folder.parent.iterdir()) if folder.parent.exists() else []
+        others = sorted(path.name for path in folder.parent.glob("*/"))
         return now.line() + (f" (there are: {', '.join(others)})" if others else "")
     if now.kind == FINISHED and before.kind != FINISHED:
         return f"{now.line()}; make is at work, and may train it anew"

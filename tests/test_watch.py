@@ -112,6 +112,14 @@ def test_a_line_that_is_half_written_does_not_count(training):
     assert watching.look(training.run).step == 20
 
 
+def test_steps_that_were_left_out_have_no_loss(training):
+    training.begin()
+    for step, loss in enumerate(("null", "2.0", "null"), start=1):
+        with (training.folder / "metrics.jsonl").open("a") as file:
+            file.write(f'{{"step": {step}, "tokens": {step}, "loss": {loss}, "skipped": {loss == "null"}}}\n'.lower())
+    assert watching.look(training.run).loss == 2.0
+
+
 def test_a_long_file_is_read_from_its_end(training, monkeypatch):
     training.begin().make(1, 120)
     monkeypatch.setattr(watching, "TAIL", 1000)

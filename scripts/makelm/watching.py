@@ -103,7 +103,8 @@ def numbers(folder: Path) -> dict:
     if not metrics:
         return found
     latest = [json.loads(line) for line in metrics[-LOSSES:]]
-    found |= {"step": latest[-1]["step"], "loss": sum(row["loss"] for row in latest) / len(latest)}
+    losses = [row["loss"] for row in latest if row["loss"] is not None]  # null: no number, a step that was left out
+    found |= {"step": latest[-1]["step"], "loss": sum(losses) / len(losses) if losses else None}
     validated = next((line for line in reversed(metrics) if b'"validation_loss"' in line), None)
     if validated:
         found["validation_loss"] = json.loads(validated)["validation_loss"]
