@@ -96,7 +96,7 @@ def test_so_does_one_after_a_file_that_ends_anywhere(folder):
 def test_and_one_after_bytes_that_are_no_records(folder):
     train(folder, 1, 7)
     [file] = (folder / "tensorboard").iterdir()
-    file.write_bytes(file.read_bytes()[:500] + bytes(200))
+    file.write_bytes(file.read_bytes()[:600] + bytes(200))
     train(folder, 7, 8).close()
     assert curves(folder) == expected(8)
 
@@ -111,6 +111,16 @@ def test_what_is_kept_keeps_its_times(folder):
     before = times()
     train(folder, 7, 9).close()
     assert {step: time for step, time in times().items() if step < 6} == {n: before[n] for n in (2, 4, 5)}
+
+
+def test_a_reader_that_was_there_before_sees_each_step_once_too(folder):
+    train(folder, 1, 12)
+    reader = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0})
+    reader.Reload()
+    for first in (5, 3):
+        train(folder, first, 8)
+        reader.Reload()
+        assert [point.step for point in reader.Scalars("loss/train")] == expected(8)["loss/train"]
 
 
 def test_steps_of_another_run_that_it_goes_on_from_are_there(folder):

@@ -4,6 +4,7 @@ A file of records, each one Event in Protocol Buffers' encoding between checksum
 frames them. Its packages are imported when the first file is opened.
 """
 
+import os
 import struct
 import time
 from pathlib import Path
@@ -26,14 +27,16 @@ class EventFile:
         old = sorted(folder.glob(f"{PREFIX}*"))
         kept, self.last_step = self.whole_steps(old[-1].read_bytes(), steps) if old else (b"", 0)
         number = int(old[-1].name.removeprefix(PREFIX)) + 1 if old else 1
-        for path in old:
+        # a TensorBoard that is at work goes on from a file's end to the next file, if the first still has its name
+        for path in old[:-1]:
             path.unlink()
-        # another name: a TensorBoard that reads the old file would not notice that it is shorter now
+        if old:
+            os.truncate(old[-1], 0)
         self.file = (folder / f"{PREFIX}{number:05d}").open("wb")
-        self.file.write(kept)
         self.writer = RecordWriter(self.file)
-        if not kept:
-            self.write(file_version="brain.Event:2")
+        self.write(file_version="brain.Event:2")
+        self.write(session_log={"status": "START"})  # it forgets what it read before
+        self.file.write(kept)
         self.flush()
 
     def whole_steps(self, data: bytes, steps: int) -> tuple[bytes, int]:
@@ -41,7 +44,7 @@ class EventFile:
         from google.protobuf.message import DecodeError
         from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 
-        at, end, last, current = 0, 0, 0, 0
+        at, begin, end, last, current = 0, 0, 0, 0, 0
         while at + LENGTH.size <= len(data):
             size, checksum = LENGTH.unpack_from(data, at)
             after = at + LENGTH.size + size + CHECKSUM_BYTES
@@ -52,11 +55,11 @@ class EventFile:
             except DecodeError:  # zeros, after a power cut
                 break
             if step > current:  # so of the one before nothing is missing
-                end, last, current = at, current, step
+                begin, end, last, current = begin if current else at, at, current, step
             if step > steps:
                 break
             at = after
-        return data[:end], last
+        return data[begin:end], last
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Writes numbers of a step by their tags."""
