@@ -156,7 +156,7 @@ class Server:
     """Stands for the package and the server: what is logged to a run stays, and a run that is there is resumed."""
 
     def __init__(self):
-        self.runs, self.logged_in, self.broken, self.reached = {}, True, False, threading.Event()
+        self.runs, self.logged_in, self.broken = {}, True, False
 
     def login(self, prompt):
         assert not prompt
@@ -178,7 +178,10 @@ class Server:
         self.history.setdefault(step, {}).update(values)
 
     def finish(self):
-        self.reached.set()
+        pass
+
+    def teardown(self):
+        pass
 
 
 @pytest.fixture

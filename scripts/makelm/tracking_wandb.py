@@ -53,7 +53,9 @@ class WandbRun:
     def work(self) -> None:
         """Does all that has to do with W&B, in the thread."""
         try:
-            run = self.begin()
+            import wandb
+
+            run = self.begin(wandb)
             for step, values in self.rows(run.starting_step - 1 if run.starting_step else 0):
                 run.log(values, step=step)
             while (item := self.queue.get()) is not None:
@@ -61,14 +63,13 @@ class WandbRun:
                 if step >= run.starting_step:
                     run.log(values, step=step)
             run.finish()
+            wandb.teardown()  # waits for W&B's own process, which writes the last of it
         except Exception as error:  # whatever it is, it must not end the training
             problem = str(error).strip() or type(error).__name__
             self.say(f"W&B: {problem.splitlines()[0]}; training goes on without it")
 
-    def begin(self):
+    def begin(self, wandb):
         """Returns the run, begun or resumed."""
-        import wandb
-
         settings = wandb.Settings(silent=True, console="off", init_timeout=START_SECONDS, finish_timeout=END_SECONDS)
         if self.tracking.wandb == "offline":
             for old in (self.folder / "wandb").glob("offline-run-*"):
