@@ -70,7 +70,13 @@ class WandbRun:
 
     def begin(self, wandb):
         """Returns the run, begun or resumed."""
-        settings = wandb.Settings(silent=True, console="off", init_timeout=START_SECONDS, finish_timeout=END_SECONDS)
+        settings = wandb.Settings(
+            silent=True,
+            console="off",
+            init_timeout=START_SECONDS,
+            finish_timeout=END_SECONDS / 2,  # so that what it says then is heard
+            finish_timeout_raises=True,
+        )
         if self.tracking.wandb == "offline":
             for old in (self.folder / "wandb").glob("offline-run-*"):
                 shutil.rmtree(old)
