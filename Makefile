@@ -22,7 +22,7 @@ WORKFLOW := .venv/bin/python scripts/run_workflow.py --cores $(CORES)
 SNAKEFILES := Snakefile workflow/rules
 
 .DEFAULT_GOAL := all
-.PHONY: all tokenizer plan train sample evaluate export report download verify test test-parity test-faults presets golden check lock help
+.PHONY: all tokenizer plan train watch sample evaluate export report download verify test test-parity test-faults presets golden check lock help
 
 all: $(READY) ## build what config.yaml lists under runs:
 	@$(WORKFLOW) $(ARGS)
@@ -35,6 +35,9 @@ plan: $(READY) ## what RUN=<name> will take: parameters, memory, time
 
 train: $(READY) ## the weights of RUN=<name>
 	@$(WORKFLOW) results/plan_run/$(RUN)/manifest.json results/train_model/$(RUN)/manifest.json $(ARGS)
+
+watch: $(READY) ## how the training of RUN=<name> that goes on elsewhere is doing, until it ends
+	@.venv/bin/python scripts/watch_run.py $(RUN) $(ARGS)
 
 sample: $(READY) ## samples of RUN=<name>
 	@$(WORKFLOW) results/sample_model/$(RUN)/manifest.json $(ARGS)
