@@ -33,6 +33,7 @@ from makelm import (
 )
 from makelm.batches import Batches
 from makelm.errors import UserError
+from makelm.flops import flops_per_token
 from makelm.identities import Identity
 from makelm.observer import Observer
 
@@ -89,14 +90,19 @@ def train(job: cli.Job) -> None:
         f"{count:,} parameters, {settings.steps} steps of {settings.batch_size * shape.context_length:,} tokens"
         f" from {batches.windows:,} windows, on {describe_devices()}; from step {start}, identity {identity.name}"
     )
+    stops = loop.Stops(job.stopping.is_set, settings.time_limit, job.started, mesh)
+    feed = loop.Feed(
+        lambda step: trainer.place_rows(partial(batches.rows, step), settings.batch_size), start, settings.steps
+    )
+    flops = flops_per_token(shape, trainer.state_shapes["parameters"])
     with job.progress.track(settings.steps, "steps", start) as bar:
-        observer = Observer(settings, saved, bar, job.say)
-        stops = loop.Stops(job.stopping.is_set, settings.time_limit, job.started, mesh)
-        feed = loop.Feed(
-            lambda step: trainer.place_rows(partial(batches.rows, step), settings.batch_size), start, settings.steps
-        )
+        observer = Observer(settings, trainer, saved, flops, bar, job.say)
         steps = loop.Loop(trainer, settings, saved, observer, stops, settings.batch_size * shape.context_length)
-        state = steps.run(state, start, feed, held_out_WT)
+        try:
+            observer.track(job.config.tracking, job.out.name, job.keys)
+            state = steps.run(state, start, feed, held_out_WT)
+        finally:
+            observer.close()
     saved.wait()
     publish(job, saved, data, trainer, state, identity)
 
@@ -228,7 +234,7 @@ def publish(
     saved.close()
     if not processes.leads():
         return
-    for path in (saved.metrics_path, saved.timings_path):
+    for path in (saved.metrics_path, saved.timings_path, saved.statistics_path):
         if path.exists():
             shutil.copyfile(path, job.staging / path.name)
     rows = [json.loads(line) for line in (job.staging / "metrics.jsonl").read_text().splitlines()]
@@ -250,7 +256,7 @@ def publish(
         "tokenizer": data.tokenizer,
         "end_of_text": data.end_of_text,
     }
-    job.publish(facts, measured=("timings.jsonl",), device=jax.devices()[0].device_kind)
+    job.publish(facts, measured=("timings.jsonl", "statistics.jsonl"), device=jax.devices()[0].device_kind)
 
 
 def describe_devices() -> str:

@@ -27,7 +27,7 @@ class Checkpoints:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.metrics_path = folder / "metrics.jsonl"  # line n is step n
-        self.timings_path = folder / "timings.jsonl"
+        self.timings_path, self.statistics_path = folder / "timings.jsonl", folder / "statistics.jsonl"
         self.metrics: TextIO | None = None
         self.seals = Seals(folder)
         policies = [policy.LatestN(keep)]
@@ -78,12 +78,13 @@ class Checkpoints:
 
     def time(self, row: dict) -> None:
         """Adds measured times; who follows the training sees the metrics up to here as well."""
-        if not processes.leads():
-            return
         if self.metrics is not None:
             self.metrics.flush()
-        with self.timings_path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        append(self.timings_path, row)
+
+    def note_statistics(self, row: dict) -> None:
+        """Adds statistics of tensors."""
+        append(self.statistics_path, row)
 
     def rows(self) -> list[dict]:
         """Returns the metrics of all steps so far, in the first process."""
@@ -124,11 +125,9 @@ class Checkpoints:
         """Drops metrics and times of steps after the checkpoint: they will come again."""
         if not processes.leads():
             return
-        if self.timings_path.exists():
-            rows = self.timings_path.read_text(encoding="utf-8").splitlines(keepends=True)
-            self.timings_path.write_text(
-                "".join(row for row in rows if whole(row) and json.loads(row)["step"] <= steps)
-            )
+        for path in filter(Path.exists, (self.timings_path, self.statistics_path)):
+            rows = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            path.write_text("".join(row for row in rows if whole(row) and json.loads(row)["step"] <= steps))
         if not self.metrics_path.exists():
             self.metrics_path.touch()
         kept = self.metrics_path.read_text(encoding="utf-8").splitlines(keepends=True)[:steps]
@@ -150,6 +149,13 @@ class Checkpoints:
         self.manager.close()
         if self.metrics is not None:
             self.metrics.close()
+
+
+def append(path: Path, row: dict) -> None:
+    """Adds a line to a file, in the first process."""
+    if processes.leads():
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
 
 
 def loss_of(metrics: dict) -> float:

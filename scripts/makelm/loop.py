@@ -116,8 +116,9 @@ class Loop:
         train, begun = self.train, None
         self.last_saved, self.saved_at, self.line = start, time.monotonic(), Line(start, 0.0)
         for step in range(start + 1, train.steps + 1):
-            self.observer.before(step, state)
-            state, metrics = self.trainer.step(state, feed(step - 1), step - 1)
+            windows_BT = feed(step - 1)
+            self.observer.before(step, state, windows_BT)
+            state, metrics = self.trainer.step(state, windows_BT, step - 1)
             last, validate = step == train.steps, None
             if last or step % train.validate_every == 0:
                 validate = training.begin_validation(self.trainer, state, held_out_WT, train.batch_size)
@@ -129,7 +130,7 @@ class Loop:
             begun = Begun(step, metrics, validate)
             if step % train.log_every == 0 and step > start + 1:
                 self.log(step, feed.waited)
-            self.observer.advance(step)
+            self.observer.advance()
             why, due = self.stops.ask(self.long_ago())
             if due or last or step % train.checkpoint_every == 0:
                 self.save(step, state, self.read(begun))

@@ -1,8 +1,4 @@
-"""What a run will take, from shapes alone: no weight is allocated.
-
-FLOPs per token follow PaLM (Chowdhery et al. 2022, appendix B): 6 N + 12 L N H T, with N the parameters
-without the embeddings that are only looked up, and the second term for attention.
-"""
+"""What a run will take, from shapes alone: no weight is allocated."""
 
 from math import prod
 from typing import Any
@@ -13,6 +9,7 @@ from jax.sharding import Mesh
 
 from makelm import config, sharding
 from makelm.errors import UserError
+from makelm.flops import flops_per_token
 from makelm.training import Trainer, parameter_count
 
 
@@ -45,14 +42,6 @@ def state_bytes(trainer: Trainer) -> dict[str, int]:
     parts = {name: device_bytes(part) for name, part in shapes.items()}
     shards = [prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in shapes["parameters"].values()]
     return parts | {"gradients": 4 * sum(shards)}
-
-
-def flops_per_token(shape: config.Model, names: dict[str, jax.ShapeDtypeStruct]) -> int:
-    """Returns the floating-point operations of training on one token."""
-    tables = ("positions_TD",) if shape.tie_embeddings else ("positions_TD", "embedding_VD")
-    looked_up = sum(names[table].size for table in tables if table in names)
-    computing = sum(leaf.size for leaf in names.values()) - looked_up
-    return 6 * computing + 12 * shape.n_layers * shape.n_heads * shape.d_head * shape.context_length
 
 
 def device_bytes(shapes: Any) -> int:

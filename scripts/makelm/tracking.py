@@ -1,7 +1,7 @@
 """Where people look at a training: TensorBoard's files always, W&B where `tracking.wandb` says so.
 
 Each step is in both exactly once, whatever interrupted the training before: what they have stands in
-metrics.jsonl and timings.jsonl too, which are cut back to the checkpoint that training goes on from.
+metrics.jsonl, timings.jsonl and statistics.jsonl too, which are cut back to the checkpoint that training goes on from.
 """
 
 import heapq
@@ -19,8 +19,12 @@ TAGS = {
     "loss": "loss/train",
     "validation_loss": "loss/validation",
     "grad_norm": "norms/gradient",
+    "parameter_norm": "norms/parameters",
+    "update_norm": "norms/update",
     "tokens_per_second": "speed/tokens_per_second",
     "mfu": "speed/mfu",
+    "waiting_for_data": "speed/waiting_for_data",
+    "saving": "speed/saving",
 }
 NO_CURVE = {"step", "seconds"}
 
@@ -57,7 +61,7 @@ class Tracker:
     def rows(self, after: int) -> Iterator[tuple[int, dict]]:
         """Yields (step, numbers) of what was done before this start, from the step `after` on, in order."""
         metrics = islice(lines(self.folder / "metrics.jsonl"), after, self.steps)  # line n is step n
-        files = metrics, lines(self.folder / "timings.jsonl")
+        files = metrics, lines(self.folder / "timings.jsonl"), lines(self.folder / "statistics.jsonl")
         for row in heapq.merge(*(map(json.loads, file) for file in files), key=lambda row: row["step"]):
             if after < row["step"] <= self.steps and self.wanted(row["step"], row):
                 yield row["step"], named(row)
