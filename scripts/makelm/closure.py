@@ -24,7 +24,9 @@ SCRIPTS = Path(__file__).resolve().parent.parent
 WHEELS = re.compile(r"^wheels = \[\n(?:    .*\n)*\]\n", re.MULTILINE)
 
 # Left out of every closure: they frame a stage and decide nothing of its content (no defaults, no data, no model).
-PLUMBING = frozenset({"__init__", "cli", "closure", "config", "configfile", "errors", "manifest", "progress", "stages"})
+PLUMBING = frozenset(
+    {"__init__", "cli", "closure", "config", "configfile", "errors", "locks", "manifest", "progress", "stages"}
+)
 
 # Where the name to install differs from the name to import, or the import brings what computes.
 DISTRIBUTIONS = {
