@@ -56,7 +56,7 @@ class Job:
         self.manifest_name = manifest_name
         # its loss ends the process from the lock's own thread: no other one writes on
         end = partial(finish, progress, args.log, code=INTERRUPTED)
-        self.lock = locks.Lock(lock_path(self.out, manifest_name), progress.say, end)
+        self.lock = locks.Lock(locks.beside(self.out / manifest_name), progress.say, end)
         # not by the process's number: another machine may have the same
         self.staging = self.out / f"{partial_prefix(manifest_name)}{self.lock.token}"
         self.inputs: dict[str, str] = {}
@@ -302,11 +302,6 @@ def watch_parent(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(0.2)
     os.kill(os.getpid(), signal.SIGTERM)
-
-
-def lock_path(out: Path, manifest_name: str) -> Path:
-    """Returns where the lock of an artifact's writer stands."""
-    return out / f".{Path(manifest_name).stem}.lock"
 
 
 def partial_prefix(manifest_name: str) -> str:

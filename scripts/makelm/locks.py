@@ -71,7 +71,10 @@ class Lock:
     def take(self) -> bool:
         """Takes the lock if it is free by now."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, given, content = look(self.path, os.O_CREAT)
+        try:
+            descriptor, given, content = look(self.path, os.O_CREAT)
+        except FileNotFoundError:  # somebody removed the folder again
+            return False
         emptied = not content.strip() and not is_local(self.seen)  # perhaps in the middle of a beat: look again
         # the file may have been removed or replaced between open and flock
         if given and is_local(content) and not emptied and stands_at(descriptor, self.path):
@@ -180,6 +183,11 @@ class Lock:
             return self.path.read_bytes()
         except FileNotFoundError:
             return b""
+
+
+def beside(manifest: Path) -> Path:
+    """Returns where the lock of whoever writes an artifact with this manifest stands."""
+    return manifest.with_name(f".{manifest.stem}.lock")
 
 
 def look(path: Path, flags: int) -> tuple[int, bool, bytes]:
