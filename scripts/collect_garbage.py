@@ -38,7 +38,7 @@ def collect(args: argparse.Namespace, progress: Progress) -> str:
     names = ", ".join(runs[:NAMES]) + (f" and {len(runs) - NAMES} more" if len(runs) > NAMES else "")
     progress.say(
         f"measured against {len(runs)} run{'s' * (len(runs) > 1)}: {names};"
-        " what runs of other configuration files use counts as unused"
+        " what other configuration files or --config use counts as unused"
     )
     found = garbage.find(settings, args.lock.read_text(), args.results)
     for line in found.notes:

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -200,6 +201,28 @@ def test_of_several_who_wait_for_a_dead_one_exactly_one_gets_it(path, start, flo
         else:
             output = process.communicate(timeout=10)[0]
             assert process.returncode == 75 and f"is being written by process {winner} on host" in output
+
+
+def test_of_two_who_replace_a_dead_one_s_file_at_the_same_moment_one_succeeds(path, monkeypatch):
+    path.parent.mkdir()
+    path.write_bytes(elsewhere())
+    read, both = locks.Lock.content, threading.Barrier(2)
+
+    def read_together(lock: locks.Lock) -> bytes:
+        content = read(lock)
+        if content == elsewhere():
+            both.wait(10)
+        return content
+
+    monkeypatch.setattr(locks.Lock, "content", read_together)
+    candidates = [new_lock(path), new_lock(path)]
+    with ThreadPoolExecutor(2) as threads:
+        got = list(threads.map(lambda lock: lock.replace(elsewhere()), candidates))
+    assert sorted(got) == [False, True]
+    winner = candidates[got.index(True)]
+    assert winner.lost() is None
+    winner.release()
+    assert list(path.parent.iterdir()) == []
 
 
 def test_those_who_wait_get_it_one_after_the_other(path, start):

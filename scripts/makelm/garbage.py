@@ -210,6 +210,8 @@ def collect(things: list[Thing], results: Path, delete: bool, say: Callable[[str
             say(f"{thing}: {size(amount)}, {thing.why}")
             count, total = count + 1, total + amount
         if delete:
+            for left in path.parent.glob(f"{path.name}.*"):  # by who was killed in the middle of taking it over
+                left.unlink()
             lock.release()
             remove_empty(path.parent, results)
     return count, total
