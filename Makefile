@@ -22,7 +22,7 @@ WORKFLOW := .venv/bin/python scripts/run_workflow.py --cores $(CORES)
 SNAKEFILES := Snakefile workflow/rules
 
 .DEFAULT_GOAL := all
-.PHONY: all tokenizer plan train watch sample evaluate export report download verify test test-parity test-faults presets golden check lock help
+.PHONY: all tokenizer plan train watch sample evaluate export report download verify gc test test-parity test-faults presets golden check lock help
 
 all: $(READY) ## build what config.yaml lists under runs:
 	@$(WORKFLOW) $(ARGS)
@@ -56,6 +56,9 @@ download: $(READY) ## fetch what needs the network, texts and weights, so that t
 
 verify: $(READY) ## say what in results/ is missing, altered or stale; builds nothing
 	@$(WORKFLOW) verify $(ARGS)
+
+gc: $(READY) ## list what in results/ no configured run uses; with YES=1, delete it
+	@YES=$(YES) $(WORKFLOW) gc $(ARGS)
 
 test: $(READY) ## the tests
 	@.venv/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)

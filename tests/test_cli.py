@@ -1,6 +1,7 @@
 """The frame of a stage, by a toy stage in its own process: exit codes, lock, signals, log and what is left behind."""
 
 import json
+import os
 import shlex
 import shutil
 import signal
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import conftest
 import psutil
 import pytest
 
@@ -87,6 +89,7 @@ class Stage:
         self.script = scripts / "toy.py"
         self.script.write_text(TOY.strip() + "\n")
         self.started: list[subprocess.Popen] = []
+        self.environment = dict(os.environ)
 
     def command(self, *more: str) -> list[str]:
         config = json.dumps({"locked": {}, "toy": {"letters": 5}})
@@ -95,7 +98,12 @@ class Stage:
 
     def start(self, *more: str) -> subprocess.Popen:
         process = subprocess.Popen(
-            self.command(*more), cwd=self.folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            self.command(*more),
+            cwd=self.folder,
+            env=self.environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
         self.started.append(process)
         return process
@@ -107,7 +115,8 @@ class Stage:
         return process
 
     def run(self, *more: str) -> subprocess.CompletedProcess:
-        return subprocess.run(self.command(*more), cwd=self.folder, text=True, capture_output=True, timeout=60)
+        options = {"cwd": self.folder, "env": self.environment, "text": True, "capture_output": True}
+        return subprocess.run(self.command(*more), timeout=60, **options)
 
     def left(self) -> list[str]:
         """Returns what stands in the artifact's folder, but for the lock."""
@@ -257,6 +266,51 @@ def test_the_lock_goes_with_a_killed_process(stage):
     second.stdout.readline()  # it waits
     first.kill()
     assert second.wait(30) == 0
+
+
+def lock_file(folder: Path, **holder) -> Path:
+    """Writes a lock file as a process of another machine would."""
+    folder.mkdir()
+    path = folder / ".manifest.lock"
+    path.write_text(json.dumps({"host": "elsewhere", "pid": 17, "since": "noon", "token": "t", "beat": 1} | holder))
+    return path
+
+
+def test_a_lock_of_another_machine_is_waited_for_and_named(stage):
+    lock_file(stage.out)
+    done = stage.run("--lock-wait", "0.2")
+    assert done.returncode == 75
+    assert f"{stage.out} is being written by process 17 on elsewhere, since noon; run this again" in done.stderr
+
+
+@pytest.mark.parametrize("act", ["", "save"])
+def test_a_stage_that_was_paused_and_lost_its_lock_ends_with_75_and_writes_nothing(stage, act):
+    with (stage.script.parent / "makelm/locks.py").open("a") as file:
+        file.write('BEAT, DEAD, MACHINE = 0.1, 0.5, {"host": os.environ.get("TOY_HOST", "here")}\n')
+    old = stage.start_and_hold("--act", act)
+    old.send_signal(signal.SIGSTOP)
+    stage.flag.unlink()  # it would go on and publish now
+    stage.environment["TOY_HOST"] = "there"
+    second = stage.run("--set", "toy.letters=7")
+    assert second.returncode == 0
+    assert f"took over the lock of process {old.pid} on here" in second.stdout
+    old.send_signal(signal.SIGCONT)
+    _, errors = old.communicate(timeout=30)
+    assert old.returncode == 75 and errors.count("\n") == 1
+    assert "the lock was lost, its file is gone; stopped without writing more" in errors
+    assert stage.left() == ["letters.txt", "manifest.json"]
+    assert (stage.out / "letters.txt").read_text() == "a" * 7
+
+
+def test_training_waits_as_long_as_its_configuration_says(tmp_path):
+    lock_file(tmp_path / "out")
+    keys = {"model": conftest.SHAPE, "compute": conftest.COMPUTE, "train": conftest.TRAIN | {"lock_wait": 0.1}}
+    keys |= {"mesh": {"data": 1, "fsdp": -1, "tensor": 1}, "hardware": conftest.HARDWARE, "start": None}
+    config = json.dumps(keys | {"locked": {}, "tracking": conftest.TRACKING})
+    words = ["--config", config, "--shards", str(tmp_path), "--out", str(tmp_path / "out")]
+    command = [sys.executable, str(closure.SCRIPTS / "train_model.py"), *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 75 and "is being written by process 17 on elsewhere" in done.stderr
 
 
 def test_a_stage_ends_when_the_process_that_started_it_is_gone(stage):

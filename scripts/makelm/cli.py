@@ -6,7 +6,6 @@ was done is saved; running it again goes on) or 1 (a bug: the traceback is in th
 
 import argparse
 import errno
-import fcntl
 import json
 import os
 import platform
@@ -22,16 +21,18 @@ import traceback
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import yaml
 
-from makelm import closure, configfile, manifest, stages
+from makelm import closure, configfile, locks, manifest, stages
 from makelm.errors import Interrupted, UserError
 from makelm.progress import Progress, size
 
 DONE, BUG, USER, INTERRUPTED = 0, 1, 2, 75
+LOCK_WAIT = 60.0  # seconds, where the configuration has no say
 ENVIRONMENT_ERRORS = {
     errno.ENOSPC: "no space left on the device; free some and run it again",
     errno.EDQUOT: "the disk quota is used up; free some and run it again",
@@ -53,7 +54,11 @@ class Job:
         self.code = closure.closure(stage).digest()  # now: who edits it while this works changes the next run
         self.out: Path = args.out
         self.manifest_name = manifest_name
-        self.staging = self.out / f".partial-{Path(manifest_name).stem}-{os.getpid()}"
+        # its loss ends the process from the lock's own thread: no other one writes on
+        end = partial(finish, progress, args.log, code=INTERRUPTED)
+        self.lock = locks.Lock(locks.beside(self.out / manifest_name), progress.say, end)
+        # not by the process's number: another machine may have the same
+        self.staging = self.out / f"{partial_prefix(manifest_name)}{self.lock.token}"
         self.inputs: dict[str, str] = {}
         self.stopping = threading.Event()
         self.stops_itself = False  # a stage that saves its progress sets this and watches `stopping`
@@ -70,6 +75,11 @@ class Job:
             raise UserError(f"{path} is damaged; remove it and run the stage that makes it") from None
         self.inputs[name] = found["digest"]
         return found["content"]
+
+    def check_lock(self) -> None:
+        """Raises Interrupted where the lock was lost; to be asked before what another writer could write too."""
+        if line := self.lock.lost():
+            raise Interrupted(line)
 
     def publish(self, facts: dict, measured: tuple[str, ...] = (), device: str = "cpu") -> None:
         """Gives what stands in staging its final names, the manifest last.
@@ -100,6 +110,7 @@ class Job:
         }
         text = json.dumps(manifest.build(content, made), indent=1, ensure_ascii=False)
         (self.staging / self.manifest_name).write_text(text + "\n", encoding="utf-8")
+        self.check_lock()
         manifest.publish(self.staging, self.out, self.manifest_name)
         total = sum(entry["bytes"] for entry in files.values() if entry)
         where = self.out if self.manifest_name == "manifest.json" else self.out / self.manifest_name
@@ -134,7 +145,9 @@ def parser(stage: str, text: str) -> argparse.ArgumentParser:
     new.add_argument("--log", type=Path, help="also write to this file; what libraries print goes there only")
     new.add_argument("--cores", type=int, default=os.cpu_count(), help="CPU cores to use (default: all)")
     new.add_argument(
-        "--lock-wait", type=float, default=60, help="seconds to wait for another writer of the same artifact"
+        "--lock-wait",
+        type=float,
+        help=f"seconds to wait for another writer of the same artifact (default: train.lock_wait, else {LOCK_WAIT:g})",
     )
     new.add_argument("--stop-with-parent", action="store_true", help="end when the process that started this ends")
     return new
@@ -198,7 +211,7 @@ def frame(label: str, log: Path | None, work: Callable[[Progress], str], quiet: 
     terminal, complaints = (os.fdopen(os.dup(number), "w", buffering=1) for number in (1, 2))
     if quiet:
         terminal = Path(os.devnull).open("w")
-    progress = Progress(label, terminal, None)
+    progress = Progress(label, terminal, None, complaints)
     try:
         if log:
             open_log(log)
@@ -215,7 +228,7 @@ def frame(label: str, log: Path | None, work: Callable[[Progress], str], quiet: 
             line, code = failure(error, log), BUG
     except Exception as error:
         line, code = failure(error, log), BUG
-    finish(progress, complaints, log, line, code)
+    finish(progress, log, line, code)
 
 
 def label(stage: str, args: argparse.Namespace) -> str:
@@ -238,13 +251,12 @@ def failure(error: Exception, log: Path | None) -> str:
     return f"failed: {type(error).__name__}: {first}" + (f"  (traceback in {log})" if log else "")
 
 
-def finish(progress: Progress, complaints: TextIO, log: Path | None, line: str, code: int) -> None:
+def finish(progress: Progress, log: Path | None, line: str, code: int) -> None:
     """Says how it ended, leaves the line beside the log for whoever looks there, and exits."""
     if code != DONE:
         with suppress(OSError):  # a full disk or a closed terminal changes nothing of the exit code
-            print(f"[{progress.label}] {line}", file=complaints, flush=True)
+            progress.complain(line)
             if log:
-                progress.to_log(line)
                 text = json.dumps({"stage": progress.label, "line": line, "exit_code": code})
                 error_file(log).write_text(text + "\n")
     sys.stdout.flush()
@@ -303,41 +315,29 @@ def watch_parent(parent: int) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+def partial_prefix(manifest_name: str) -> str:
+    """Returns what the name of an artifact's staging folder begins with."""
+    return f".partial-{Path(manifest_name).stem}-"
+
+
 class Writer:
-    """The one writer of an artifact: a lock that the kernel drops with the process, and a fresh staging folder."""
+    """The one writer of an artifact: its lock, and a fresh staging folder."""
 
     def __init__(self, job: Job):
         self.job = job
-        self.path = job.out / f".{Path(job.manifest_name).stem}.lock"
 
     def __enter__(self) -> None:
-        self.job.out.mkdir(parents=True, exist_ok=True)
-        self.file = self.path.open("a+")
-        deadline = time.monotonic() + self.job.args.lock_wait
-        said = False
-        while not self.take():
-            holder = self.path.read_text().strip() or "another process"
-            if time.monotonic() > deadline:
-                raise Interrupted(f"{self.job.out} is being written by {holder}; run this again when it has ended")
-            if not said:
-                self.job.say(f"waiting for {holder}, which is writing {self.job.out}")
-                said = True
-            time.sleep(0.1)
-        self.file.truncate(0)
-        self.file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        self.file.flush()
-        # the lock is held, so whoever left these is dead
-        for left in self.job.out.glob(f".partial-{Path(self.job.manifest_name).stem}-*"):
+        job = self.job
+        patience = job.config.train.lock_wait if job.stage == "train_model" else LOCK_WAIT
+        job.lock.acquire(patience if job.args.lock_wait is None else job.args.lock_wait)
+        # the lock is held, so whoever left these is dead, or will notice that it no longer has it
+        for left in job.out.glob(f"{partial_prefix(job.manifest_name)}*"):
             shutil.rmtree(left)
-        self.job.staging.mkdir()
-
-    def take(self) -> bool:
-        try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
+        job.staging.mkdir()
 
     def __exit__(self, *_: Any) -> None:
+        line = self.job.lock.lost()
         shutil.rmtree(self.job.staging, ignore_errors=True)
-        self.file.close()
+        self.job.lock.release()
+        if line:  # in place of what went wrong because of it
+            raise Interrupted(line)

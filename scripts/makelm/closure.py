@@ -33,6 +33,7 @@ PLUMBING = frozenset(
         "configfile",
         "device_peaks",
         "errors",
+        "locks",
         "manifest",
         "progress",
         "stages",

@@ -13,9 +13,13 @@ LOG_SECONDS = 10.0  # between two plain lines of one bar
 class Progress:
     """Speaks to the terminal and the log; they may be one and the same stream."""
 
-    def __init__(self, label: str, terminal: TextIO, log: TextIO | None):
-        """`label` opens every line; `log` is None where there is no log beside the terminal."""
+    def __init__(self, label: str, terminal: TextIO, log: TextIO | None, complaints: TextIO | None = None):
+        """`label` opens every line; `log` is None where there is no log beside the terminal.
+
+        `complaints` is where a line goes that says what is wrong; None: to the terminal.
+        """
         self.label, self.terminal, self.log = label, terminal, log
+        self.complaints = complaints or terminal
         self.bar: tqdm | None = None
 
     def say(self, text: str) -> None:
@@ -27,6 +31,11 @@ class Progress:
                 self.bar.write(line, file=self.terminal)
             else:
                 print(line, file=self.terminal, flush=True)
+
+    def complain(self, text: str) -> None:
+        """Writes one line that says what is wrong. Raises OSError where that cannot be written."""
+        print(f"[{self.label}] {text}", file=self.complaints, flush=True)
+        self.to_log(text)
 
     def to_log(self, text: str) -> None:
         """Writes one line to the log alone."""

@@ -1,4 +1,4 @@
-"""What people look at: the report, and whether everything is as it should be.
+"""What people look at: the report, whether everything is as it should be, and what nobody needs any more.
 
 REQUIRED INPUTS: results/{plan_run,train_model,sample_model,evaluate_model,export_model}/<run>/ of all runs
 OUTPUTS: results/write_report/{report.html,runs.csv}
@@ -66,6 +66,28 @@ rule verify:
         " --lock {params.lock:q}"
         " --results {params.results:q}"
         " --log {log:q}"
+
+
+rule gc:
+    """Lists what in results/ no configured run uses; where YES=1 is in the environment, deletes it."""
+    input:
+        script=program("collect_garbage"),
+    log:
+        "logs/gc.log",
+    conda:
+        "../../envs/cpu.yaml"
+    params:
+        config=lambda wildcards: makelm_stages.canonical(RAW),
+        lock=LOCK_FILE,
+        results="results",
+        delete=["--delete"] if os.environ.get("YES") == "1" else [],
+    shell:
+        "exec python {input.script:q}"
+        " --config {params.config:q}"
+        " --lock {params.lock:q}"
+        " --results {params.results:q}"
+        " --log {log:q}"
+        " {params.delete:q}"
 
 
 rule download:
