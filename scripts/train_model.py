@@ -19,6 +19,7 @@ import numpy as np
 from makelm import (
     checkpoints,
     cli,
+    going_on,
     hugging_face,
     identities,
     loop,
@@ -199,14 +200,14 @@ def go_on(
     settings, shapes, folder = job.config.train, trainer.state_shapes, saved.folder.parent
     named = job.args.resume_from or settings.resume_from
     if named:
-        origin = identities.chosen(folder / named, identity, settings.steps, shapes, job.say)
+        origin = going_on.chosen(folder / named, identity, settings.steps, shapes, job.say)
     else:
-        origin = identities.shorter(folder, identity, settings, shapes, job.say)
+        origin = going_on.shorter(folder, identity, settings, shapes, job.say)
     if processes.leads():
         # what only continues is the same training as one never interrupted, and has nothing to tell
-        identities.write_origin(saved.folder, origin if named else None)
+        going_on.write_origin(saved.folder, origin if named else None)
         if origin:
-            identities.take_over(origin, saved, None if named else settings.validate_every)
+            going_on.take_over(origin, saved, None if named else settings.validate_every)
     if origin is None:
         return None
     state = origin.state
@@ -251,7 +252,7 @@ def publish(
     job.say(f"loss {summary['loss']:.3f}, validation loss {summary['validation_loss']:.3f} nats per token")
     facts = {
         "identity": identity.name,
-        "resumed_from": identities.origin_facts(saved.folder),
+        "resumed_from": going_on.origin_facts(saved.folder),
         "vocab_size": data.vocab_size,
         "tokenizer": data.tokenizer,
         "end_of_text": data.end_of_text,

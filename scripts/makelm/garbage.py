@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from makelm import closure, locks, manifest, stages
 from makelm.config import Config, Run
+from makelm.identities import Identity
 from makelm.progress import size
 from makelm.stages import Artifact
 
@@ -171,15 +172,10 @@ def kept_identities(artifact: Artifact, run: Run, results: Path) -> set[str]:
     if run.start:
         inputs["start"] = f"{stages.start_folder(run)}/manifest.json"
     digests = {name: manifest.read(results / path)["digest"] for name, path in inputs.items()}
-    kept = {identity(artifact.keys, digests, closure.closure("train_model").digest())}
+    kept = {Identity(artifact.keys, digests, closure.closure("train_model").digest()).name}
     if (results / artifact.manifest).exists():
         kept.add(manifest.read(results / artifact.manifest)["content"]["facts"]["identity"])
     return kept | {run.train.resume_from}
-
-
-def identity(keys: dict, inputs: dict[str, str], code: str) -> str:
-    """Returns the name of the checkpoints that training with these keys, inputs and this code writes."""
-    return manifest.digest({"config": keys, "inputs": inputs, "code": code})[:16]
 
 
 # ---- weighing and deleting

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from makelm import identities
 from makelm.progress import clock
 
 WAITING, STARTING, RUNNING, STOPPED, FINISHED = "waiting", "starting", "running", "stopped", "finished"
@@ -122,10 +123,8 @@ def numbers(folder: Path) -> dict:
 
 def total_steps(folder: Path) -> int | None:
     """Returns how many steps an identity is to make, or None where it does not say."""
-    try:
-        return json.loads((folder / "identity.json").read_text())["config"]["train"]["steps"]
-    except FileNotFoundError:
-        return None
+    identity = identities.read(folder)
+    return identity and identity.config["train"]["steps"]
 
 
 def last_lines(path: Path) -> list[bytes]:
