@@ -51,8 +51,8 @@ def make_trainer(
     platform = mesh.devices.flat[0].platform
     if compute.attention == "cudnn" and platform != "gpu":
         raise UserError(f"compute.attention: cudnn is for NVIDIA GPUs, this is a {platform}; set it to xla")
-    skeleton, factor = Skeleton(shape, vocab_size, end_of_text), schedule(train)
-    optimizer = make_optimizer(train, skeleton.paths)
+    skeleton, factor = Skeleton(shape, vocab_size, end_of_text, mesh), schedule(train)
+    optimizer = make_optimizer(train, skeleton.paths, mesh)
     average = None if train.ema is None else optax.ema(train.ema, debias=True, accumulator_dtype=jnp.float32)
 
     def begin(parameters: dict) -> State:
