@@ -255,6 +255,8 @@ class Transformer(nnx.Module):
         if compute.remat:
             # a loop keeps XLA from undoing it, nothing else needs a fence
             block = jax.checkpoint(block, prevent_cse=not compute.scan_layers)
+        elif sharding.parts(self.mesh, "fsdp") > 1:
+            block = jax.checkpoint(block, prevent_cse=not compute.scan_layers, policy=sharding.all_but_gathered)
         states = [nnx.state(each) for each in self.blocks]
         if compute.scan_layers:
             x_BTD, _ = jax.lax.scan(lambda x, scanned: (block(x, *scanned), None), x_BTD, self.stack(states))
@@ -352,7 +354,7 @@ class Skeleton:
         `mesh` are the devices that share the parameters and the rows of a batch, where they do.
         """
         assert end_of_text is not None or not shape.mask_documents, "masking documents needs an end-of-text token"
-        self.shape, self.vocab_size = shape, vocab_size
+        self.shape, self.vocab_size, self.mesh = shape, vocab_size, mesh
         model = nnx.eval_shape(lambda: Transformer(shape, vocab_size, end_of_text, nnx.Rngs(0), mesh))
         self.graph, state = nnx.split(model, nnx.Param)
         self.paths = {".".join(map(str, path)): path for path, _ in nnx.to_flat_state(state)}

@@ -7,11 +7,13 @@ weights; Zhao et al. 2023), tensor (the same rows, its own heads, hidden units a
 from collections.abc import Sequence
 from functools import partial
 from math import prod
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.extend.core import Primitive
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from makelm import config
@@ -43,6 +45,14 @@ TABLE: dict[str, PartitionSpec] = {
     "scale": PartitionSpec(None),  # norms are small: whole on each device
     "bias": PartitionSpec(None),
 }
+# The letter of a dim that devices share -> the key that says its size.
+KEYS = {
+    "V": "model.vocab_multiple",
+    "D": "model.d_model",
+    "N": "model.n_heads",
+    "K": "model.n_kv_heads",
+    "F": "model.d_ff",
+}
 BATCH = PartitionSpec(("data", "fsdp"))  # rows of a batch
 AXES = ("data", "fsdp", "tensor")
 Axes = str | tuple[str, ...] | None  # that a dim lies along
@@ -65,17 +75,16 @@ def make_mesh(mesh: config.Mesh, devices: Sequence[jax.Device]) -> Mesh:
 
 
 def parameter_sharding(mesh: Mesh, name: str, shape: tuple[int, ...]) -> NamedSharding:
-    """Returns how a parameter, or an optimizer's statistic of its shape, lies on the mesh.
+    """Returns how a parameter lies on the mesh, or what is of its shape.
 
     Raises UserError where a dim does not divide over its axis.
     """
     spec = TABLE[name.rpartition(".")[2]]
-    if len(spec) != len(shape):
-        return NamedSharding(mesh, PartitionSpec())  # a statistic that is smaller than its parameter
-    for size, axis in zip(shape, spec, strict=True):
+    for letter, size, axis in zip(name.rpartition("_")[2], shape, spec, strict=False):  # a norm's name has no letters
         if axis and size % mesh.shape[axis]:
             raise UserError(
-                f"mesh.{axis}: {name} has a dim of {size}, which {mesh.shape[axis]} devices cannot share evenly"
+                f"mesh.{axis}: {name} has a dim of {size}, which {mesh.shape[axis]} devices cannot share evenly;"
+                f" change mesh.{axis} or {KEYS[letter]}"
             )
     return NamedSharding(mesh, spec)
 
@@ -129,6 +138,17 @@ def scatter(mesh: Mesh, name: str, _: None, g: Array) -> tuple[Array]:
 
 
 gather.defvjp(lambda mesh, name, weight: (gather(mesh, name, weight), None), scatter)
+
+
+def all_but_gathered(primitive: Primitive, *_: Any, **__: Any) -> bool:
+    """Returns whether the backward pass keeps a result: a gathered weight it gathers again, from where it lies."""
+    # what `gather` is while JAX differentiates, what comes of it, and a weight's view as a matrix
+    return primitive.name not in ("custom_vjp_call", "sharding_constraint", "reshape")
+
+
+def anew(mesh: Mesh | None, parameters: dict[str, Array], part: tuple[Array, Array]) -> dict[str, Array]:
+    """Returns parameters for one part of a batch: XLA would else gather all of them before the first, and keep them."""
+    return parameters if parts(mesh, "fsdp") == 1 else jax.lax.optimization_barrier((parameters, part))[0]
 
 
 def look_up(mesh: Mesh | None, table_VD: Array, tokens_BT: Array) -> Array:

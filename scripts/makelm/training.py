@@ -128,7 +128,7 @@ def batch_gradients(
         return in_float32(gradients), loss
 
     def add(sums: tuple[dict, Array], part: tuple[Array, Array]) -> tuple[tuple[dict, Array], None]:
-        (_, loss), gradients = differentiate(parameters, *part)
+        (_, loss), gradients = differentiate(sharding.anew(skeleton.mesh, parameters, part), *part)
         return jax.tree.map(jnp.add, sums, (in_float32(gradients), loss)), None
 
     def split(rows: Array) -> Array:
@@ -145,12 +145,15 @@ def in_float32(tree: Any) -> Any:
 
 
 def state_sharding(mesh: Mesh, shapes: State) -> State:
-    """Returns the sharding of each leaf: a parameter's statistic in the optimizer lies where the parameter does."""
+    """Returns the sharding of each leaf: what is of a parameter's shape lies where the parameter does.
+
+    The rest is small, and whole on each device: counts, and the rows and columns that Adafactor keeps of a matrix.
+    """
     names = shapes["parameters"]
 
     def where(path: tuple, leaf: jax.ShapeDtypeStruct) -> NamedSharding:
         name = next((key.key for key in reversed(path) if getattr(key, "key", None) in names), None)
-        if name is None:
+        if name is None or leaf.shape != names[name].shape:
             return NamedSharding(mesh, PartitionSpec())
         return sharding.parameter_sharding(mesh, name, leaf.shape)
 
