@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 from conftest import make_trainer, shape, train
+from layouts import GPT2
 
 from makelm import config, sharding
 from makelm.errors import UserError
@@ -35,17 +36,39 @@ def test_a_dim_that_does_not_divide_is_named():
         sharding.parameter_sharding(mesh_of(1, 4, 2), "embedding_VD", (63, 16))
 
 
+@pytest.mark.parametrize(
+    ("changes", "axes", "named"),
+    [
+        ({"n_heads": 3, "n_kv_heads": 3}, (4, 1, 2), "mesh.tensor: .*key_DKH has a dim of 3,.* model.n_kv_heads$"),
+        ({"n_kv_heads": 1}, (4, 1, 2), "mesh.tensor: .*key_DKH has a dim of 1,.* or model.n_kv_heads$"),
+        ({"n_kv_heads": 4, "d_ff": 34}, (2, 1, 4), "mesh.tensor: .*mlp.*F.* has a dim of 34, .* or model.d_ff$"),
+        ({"d_model": 20}, (1, 8, 1), "mesh.fsdp: .* has a dim of 20, which 8 devices .* or model.d_model$"),
+        ({}, (4, 1, 2), "mesh.tensor: .*embedding_VD has a dim of 63, .* change mesh.tensor or model.vocab_multiple$"),
+    ],
+)
+def test_a_model_that_devices_cannot_share_names_the_axis_and_the_key(changes, axes, named):
+    with pytest.raises(UserError, match=f"^{named}"):
+        make_trainer(shape(**changes), train(), 64 if changes else 63, mesh_of(*axes))
+
+
 def test_a_batch_that_does_not_divide_is_named():
     with pytest.raises(UserError, match=r"train.batch_size: 12 rows do not divide over 8 devices"):
         sharding.check_batch(mesh_of(1, 8, 1), 12, 1)
 
 
-def test_parameters_and_optimizer_state_lie_in_eighths():
-    trainer = make_trainer(shape(d_model=64, d_ff=128), train(), 512, mesh_of(1, 8, 1))
+@pytest.mark.parametrize("kind", ["muon", "adamw", "lion", "adafactor"])
+def test_parameters_and_optimizer_state_lie_in_eighths(kind):
+    wide = shape(**GPT2 | {"n_layers": 1, "d_model": 256, "d_head": 64, "d_ff": 1024})
+    trainer = make_trainer(wide, train(optimizer={"kind": kind}, ema=0.9), 512, mesh_of(1, 8, 1))
     state = trainer.initial_state()
     whole = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     own = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
     assert own <= 1.05 * whole / 8
+
+
+def test_an_optimizer_whose_statistics_are_smaller_than_weights_fits_every_mesh():
+    trainer = make_trainer(shape(**GPT2), train(optimizer={"kind": "adafactor"}), 64, mesh_of(2, 2, 2))
+    assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(trainer.state_shapes) if leaf.size == 1)
 
 
 def test_meshes_give_the_same_losses():

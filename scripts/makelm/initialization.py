@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
+from jax.sharding import Mesh
 
 from makelm import config
 
@@ -59,8 +60,9 @@ def distribution(shape: config.Model, role: Role, fan_in: int, fan_out: int) -> 
 class Weights:
     """Makes the parameters of one model, one after the other."""
 
-    def __init__(self, shape: config.Model, rngs: nnx.Rngs):
-        self.shape, self.rngs, self.dtype = shape, rngs, jnp.dtype(shape.parameter_dtype)
+    def __init__(self, shape: config.Model, rngs: nnx.Rngs, mesh: Mesh | None = None):
+        self.shape, self.rngs, self.mesh = shape, rngs, mesh
+        self.dtype = jnp.dtype(shape.parameter_dtype)
 
     def weight(self, dims: tuple[int, ...], role: Role, fan_in: int, fan_out: int) -> nnx.Param:
         """Returns a weight that begins as the scheme says."""

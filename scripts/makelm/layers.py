@@ -57,22 +57,29 @@ def rotate(x_BTNH: Array, cos_1T1R: Array, sin_1T1R: Array, interleaved: bool) -
     return jnp.concatenate([joined, rest], axis=-1) if rest.shape[-1] else joined
 
 
-def attention(q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, mask_BTS: Array, kept_BNTS: Array | None) -> Array:
+def attention(
+    q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, mask_BTS: Array, kept_BNTS: Array | None, parts: int = 1
+) -> Array:
     """Returns what each position gathers from those that its mask lets it see; a mask for all rows has B = 1.
 
-    `kept_BNTS` is dropout's: 0 where a weight is dropped, 1 / (1 - rate) elsewhere.
+    `kept_BNTS` is dropout's: 0 where a weight is dropped, 1 / (1 - rate) elsewhere. Heads that devices share lie in
+    `parts`: those of a part stay beside each other, so that no device needs another's.
     """
     B, T, N, H = q_BTNH.shape
     share = N // k_BSKH.shape[2]
     k_BSNH, v_BSNH = jnp.repeat(k_BSKH, share, axis=2), jnp.repeat(v_BSKH, share, axis=2)
 
-    def merge(x_BXNH: Array) -> Array:
-        return jnp.swapaxes(x_BXNH, 1, 2).reshape(B * N, x_BXNH.shape[1], H)
+    def merge(x_BNXY: Array) -> Array:
+        x_BPNXY = x_BNXY.reshape(B, parts, N // parts, *x_BNXY.shape[2:])
+        return jnp.swapaxes(x_BPNXY, 0, 1).reshape(B * N, *x_BNXY.shape[2:])
 
-    mask_ATS = mask_BTS if mask_BTS.shape[0] == 1 else jnp.repeat(mask_BTS, N, axis=0)
-    kept_ATS = None if kept_BNTS is None else kept_BNTS.reshape(B * N, T, -1)
-    mixed_ATH = attend(merge(q_BTNH / sqrt(H)), merge(k_BSNH), merge(v_BSNH), mask_ATS, kept_ATS)
-    return jnp.swapaxes(mixed_ATH.reshape(B, N, T, H), 1, 2)
+    q_ATH, k_ASH, v_ASH = (merge(jnp.swapaxes(x, 1, 2)) for x in (q_BTNH / sqrt(H), k_BSNH, v_BSNH))
+    mask_ATS = mask_BTS
+    if mask_BTS.shape[0] > 1:
+        mask_ATS = jnp.tile(jnp.repeat(mask_BTS, N // parts, axis=0), (parts, 1, 1))
+    mixed_ATH = attend(q_ATH, k_ASH, v_ASH, mask_ATS, None if kept_BNTS is None else merge(kept_BNTS))
+    mixed_BPNTH = jnp.swapaxes(mixed_ATH.reshape(parts, B, N // parts, T, H), 0, 1)
+    return jnp.swapaxes(mixed_BPNTH.reshape(B, N, T, H), 1, 2)
 
 
 @jax.custom_vjp

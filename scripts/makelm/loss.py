@@ -1,6 +1,6 @@
 """The training loss: cross-entropy of the next token, in nats, and what is added to it.
 
-R row (a position of a window), B batch, T position, D model, V vocabulary
+G group of devices with rows of their own, R row (a position of a window), B batch, T position, D model, V vocabulary
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from makelm import config
+from makelm import config, sharding
 from makelm.model import PLAIN, Transformer
 
 ROWS = 512  # positions whose logits exist at a time
@@ -94,8 +94,16 @@ def loss_sums(
     before it. `keys_B` switch dropout on.
     """
     x_BTD = model.hidden(jnp.maximum(windows_BT[:, :-1], 0), compute, keys_B)
-    terms = Terms(z_loss, model.shape.logit_soft_cap)
-    return head_loss(x_BTD.reshape(-1, x_BTD.shape[-1]), *model.head(), windows_BT[:, 1:].reshape(-1), terms)
+    x_RD, targets_R = x_BTD.reshape(-1, x_BTD.shape[-1]), windows_BT[:, 1:].reshape(-1)
+    (head_VD, bias_V), terms = model.head(), Terms(z_loss, model.shape.logit_soft_cap)
+    groups = sharding.parts(model.mesh, "data", "fsdp")
+    if groups == 1:
+        return head_loss(x_RD, head_VD, bias_V, targets_R, terms)
+    # each group a few of its own rows at a time; the sum over groups, of the head's gradient too, is the last thing
+    x_GRD = sharding.rows(model.mesh, x_RD.reshape(groups, -1, x_RD.shape[-1]))
+    targets_GR = sharding.rows(model.mesh, targets_R.reshape(groups, -1))
+    sums_G = jax.vmap(lambda x, targets: head_loss(x, head_VD, bias_V, targets, terms))(x_GRD, targets_GR)
+    return jax.tree.map(jnp.sum, sums_G)
 
 
 def targets_in(windows_BT: Array) -> Array:

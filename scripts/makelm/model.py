@@ -17,8 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
+from jax.sharding import Mesh
 
-from makelm import config, layers
+from makelm import config, layers, sharding
 from makelm.initialization import Weights
 from makelm.layers import linear
 
@@ -35,17 +36,20 @@ class Norm(nnx.Module):
         self.bias = make.constant((dim,), 0) if bias else None
         self.centred, self.eps = kind == "layernorm", norm.eps
         self.dtype = jnp.dtype(make.shape.compute_dtype)
+        self.apart = sharding.parts(make.mesh, "tensor") > 1
 
     def __call__(self, x: Array) -> Array:
-        # as rows of a matrix: XLA on a CPU reduces the last dim of a larger array up to 8 times slower
-        rows = x.astype(jnp.float32).reshape(-1, x.shape[-1])
+        # as rows of a matrix: XLA on a CPU reduces the last dim of a larger array up to 8 times slower;
+        # not where devices share the heads, whose parts do not lie one after the other in such rows
+        rows = x.astype(jnp.float32).reshape(x.shape if self.apart else (-1, x.shape[-1]))
+        one_row = (1,) * (rows.ndim - 1) + (-1,)
         if self.centred:
             rows = rows - jnp.mean(rows, axis=-1, keepdims=True)
         rows = rows * jax.lax.rsqrt(jnp.mean(rows * rows, axis=-1, keepdims=True) + self.eps)
         if self.scale is not None:
-            rows = rows * self.scale[...][None, :]
+            rows = rows * self.scale[...].reshape(one_row)
         if self.bias is not None:
-            rows = rows + self.bias[...][None, :]
+            rows = rows + self.bias[...].reshape(one_row)
         return rows.astype(self.dtype).reshape(x.shape)
 
 
@@ -78,6 +82,7 @@ class Attention(nnx.Module):
         self.query_norm = Norm(make, H, normed, bias=False) if normed else None
         self.key_norm = Norm(make, H, normed, bias=False) if normed else None
         self.positions, self.dropout = shape.positions, shape.dropout
+        self.parts = sharding.parts(make.mesh, "tensor")
 
     def project(self, x_BTD: Array, positions_T: np.ndarray | Array) -> tuple[Array, Array, Array]:
         """Returns queries, keys and values."""
@@ -109,7 +114,7 @@ class Attention(nnx.Module):
         mask_BTS = causal_1TS if documents_BTS is None else causal_1TS & documents_BTS
         T, N = q_BTNH.shape[1:3]
         kept_BNTS = None if keys_B is None else layers.kept(keys_B, self.dropout, (N, T, T), q_BTNH.dtype)
-        return self.combine(layers.attention(q_BTNH, k_BTKH, v_BTKH, mask_BTS, kept_BNTS))
+        return self.combine(layers.attention(q_BTNH, k_BTKH, v_BTKH, mask_BTS, kept_BNTS, self.parts))
 
     def decode(self, x_B1D: Array, position: Array, keys_BSKH: Array, values_BSKH: Array, begin_B: Array) -> tuple:
         """Returns the output for one new position and the cache with it in place of the oldest."""
@@ -209,8 +214,10 @@ class Block(nnx.Module):
 class Transformer(nnx.Module):
     """Token ids in, for each position the logits of the next token out."""
 
-    def __init__(self, shape: config.Model, vocab_size: int, end_of_text: int | None, rngs: nnx.Rngs):
-        make, D, V = Weights(shape, rngs), shape.d_model, vocab_rows(shape, vocab_size)
+    def __init__(
+        self, shape: config.Model, vocab_size: int, end_of_text: int | None, rngs: nnx.Rngs, mesh: Mesh | None = None
+    ):
+        make, D, V = Weights(shape, rngs, mesh), shape.d_model, vocab_rows(shape, vocab_size)
         self.embedding_VD = make.weight((V, D), "embedding", V, D)
         learned, T = shape.positions.kind == "learned", shape.context_length
         self.positions_TD = make.weight((T, D), "embedding", T, D) if learned else None
@@ -219,13 +226,14 @@ class Transformer(nnx.Module):
         self.unembedding_VD = None if shape.tie_embeddings else make.weight((V, D), "head", D, V)
         self.head_bias_V = make.constant((V,), 0) if shape.biases.head else None
         self.shape, self.end_of_text = shape, end_of_text if shape.mask_documents else None
-        self.dtype = jnp.dtype(shape.residual_dtype)
+        self.dtype, self.mesh = jnp.dtype(shape.residual_dtype), mesh
 
     def embed(self, tokens_BT: Array, positions_T: np.ndarray | Array) -> Array:
         """Returns the beginning of the residual stream."""
-        x_BTD = self.embedding_VD[...][tokens_BT]
+        x_BTD = sharding.look_up(self.mesh, self.embedding_VD[...], tokens_BT)
         if self.positions_TD is not None:
-            x_BTD = x_BTD + self.positions_TD[...][positions_T][None]
+            table_TD = sharding.gathered(self.mesh, "positions_TD", self.positions_TD[...], x_BTD.dtype)
+            x_BTD = x_BTD + table_TD[positions_T][None]
         return x_BTD.astype(self.dtype)
 
     def hidden(self, tokens_BT: Array, compute: config.Compute = PLAIN, keys_B: Array | None = None) -> Array:
@@ -241,11 +249,14 @@ class Transformer(nnx.Module):
 
         def block(x_BTD: Array, weights: nnx.State, layer: int | Array) -> Array:
             own_B = None if keys_B is None else layers.fold(keys_B, layer + 1)
-            return nnx.merge(graph, weights)(x_BTD, documents_BTS, compute.attention, own_B)
+            x_BTD = nnx.merge(graph, self.gathered(weights))(x_BTD, documents_BTS, compute.attention, own_B)
+            return sharding.rows(self.mesh, x_BTD)
 
         if compute.remat:
             # a loop keeps XLA from undoing it, nothing else needs a fence
             block = jax.checkpoint(block, prevent_cse=not compute.scan_layers)
+        elif sharding.parts(self.mesh, "fsdp") > 1:
+            block = jax.checkpoint(block, prevent_cse=not compute.scan_layers, policy=sharding.all_but_gathered)
         states = [nnx.state(each) for each in self.blocks]
         if compute.scan_layers:
             x_BTD, _ = jax.lax.scan(lambda x, scanned: (block(x, *scanned), None), x_BTD, self.stack(states))
@@ -253,6 +264,11 @@ class Transformer(nnx.Module):
             for layer, weights in enumerate(states):
                 x_BTD = block(x_BTD, weights, layer)
         return self.final_norm(x_BTD).astype(self.dtype)
+
+    def gathered(self, weights: nnx.State) -> nnx.State:
+        """Returns a block's weights as devices compute with them."""
+        dtype = jnp.dtype(self.shape.compute_dtype)
+        return jax.tree.map_with_path(lambda path, w: sharding.gathered(self.mesh, name_of(path), w, dtype), weights)
 
     def stack(self, states: list[nnx.State]) -> tuple[nnx.State, Array]:
         """Returns the blocks' weights with a dim of layers, and the layers' numbers.
@@ -268,8 +284,9 @@ class Transformer(nnx.Module):
 
     def head(self) -> tuple[Array, Array | None]:
         """Returns the matrix w_VD that turns the stream into logits, and their bias b_V if there is one."""
-        matrix = self.embedding_VD if self.unembedding_VD is None else self.unembedding_VD
-        return matrix[...], None if self.head_bias_V is None else self.head_bias_V[...]
+        name = "embedding_VD" if self.unembedding_VD is None else "unembedding_VD"
+        matrix = sharding.gathered(self.mesh, name, getattr(self, name)[...], self.dtype)
+        return matrix, None if self.head_bias_V is None else self.head_bias_V[...]
 
     def logits(self, x_BTD: Array) -> Array:
         """Returns logits_BTV in float32."""
@@ -323,14 +340,22 @@ def shapes(shape: config.Model, vocab_size: int) -> dict[str, jax.ShapeDtypeStru
     return jax.eval_shape(lambda: initialize(shape, vocab_size, 0))
 
 
+def name_of(path: tuple) -> str:
+    """Returns the name of a parameter by its path in a tree of weights."""
+    return ".".join(str(key.key) for key in path if hasattr(key, "key"))
+
+
 class Skeleton:
     """A Transformer without weights: joins itself to parameters inside a jitted function."""
 
-    def __init__(self, shape: config.Model, vocab_size: int, end_of_text: int | None = None):
-        """`end_of_text` is what parts documents, for a model that masks them from each other."""
+    def __init__(self, shape: config.Model, vocab_size: int, end_of_text: int | None = None, mesh: Mesh | None = None):
+        """`end_of_text` is what parts documents, for a model that masks them from each other.
+
+        `mesh` are the devices that share the parameters and the rows of a batch, where they do.
+        """
         assert end_of_text is not None or not shape.mask_documents, "masking documents needs an end-of-text token"
-        self.shape, self.vocab_size = shape, vocab_size
-        model = nnx.eval_shape(lambda: Transformer(shape, vocab_size, end_of_text, nnx.Rngs(0)))
+        self.shape, self.vocab_size, self.mesh = shape, vocab_size, mesh
+        model = nnx.eval_shape(lambda: Transformer(shape, vocab_size, end_of_text, nnx.Rngs(0), mesh))
         self.graph, state = nnx.split(model, nnx.Param)
         self.paths = {".".join(map(str, path)): path for path, _ in nnx.to_flat_state(state)}
 

@@ -9,14 +9,16 @@ D model, N heads, K key/value heads, H head dim, F hidden, T position, V vocabul
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from math import prod, sqrt
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jax.sharding import Mesh
 
-from makelm import config
+from makelm import config, sharding
 
 # A parameter's name ends in -> its kind. Others are matrices, or vectors: scales and biases.
 KINDS = {"embedding_VD": "embedding", "positions_TD": "embedding", "unembedding_VD": "head"}
@@ -76,8 +78,8 @@ def schedule(train: config.Train) -> optax.Schedule:
     return factor
 
 
-def make_optimizer(train: config.Train, names: Iterable[str]) -> optax.GradientTransformation:
-    """Returns the optimizer for a flat dictionary of the parameters with these names."""
+def make_optimizer(train: config.Train, names: Iterable[str], mesh: Mesh | None = None) -> optax.GradientTransformation:
+    """Returns the optimizer for a flat dictionary of the parameters with these names, shared out over a mesh."""
     options, factor = train.optimizer, schedule(train)
     treatments = {name: Treatment.of(name, options) for name in names}
 
@@ -85,7 +87,7 @@ def make_optimizer(train: config.Train, names: Iterable[str]) -> optax.GradientT
         rate = getattr(options.learning_rates, how.kind)
         decay = options.weight_decay / (rate if options.independent_decay else 1) if how.decays else 0
         return optax.chain(
-            rule(options, how.kind),
+            rule(options, how.kind, mesh),
             optax.add_decayed_weights(decay) if decay else optax.identity(),
             optax.scale_by_learning_rate(lambda step: how.multiplier * rate * factor(step)),
         )
@@ -114,7 +116,7 @@ class Treatment:
         return f"{self.kind} x{self.multiplier:g} {'decays' if self.decays else 'keeps'}"
 
 
-def rule(options: config.Optimizer, kind: str) -> optax.GradientTransformation:
+def rule(options: config.Optimizer, kind: str, mesh: Mesh | None) -> optax.GradientTransformation:
     """Returns what makes a parameter's update of its gradient, before decay and learning rate."""
     if options.kind == "lion":
         return optax.scale_by_lion(options.beta1, options.beta2)
@@ -127,23 +129,30 @@ def rule(options: config.Optimizer, kind: str) -> optax.GradientTransformation:
     if options.kind == "muon" and kind == "matrices":
         return optax.chain(
             optax.trace(options.momentum, nesterov=True),
-            optax.stateless(lambda updates, _: jax.tree.map_with_path(orthogonal, updates)),
+            optax.stateless(lambda updates, _: jax.tree.map_with_path(partial(orthogonal, mesh), updates)),
         )
     return optax.scale_by_adam(options.beta1, options.beta2, options.eps)
 
 
-def orthogonal(path: tuple, update: Array) -> Array:
+def orthogonal(mesh: Mesh | None, path: tuple, update: Array) -> Array:
     """Returns the matrix nearest to an update whose singular values are all sqrt(max(1, out / in)).
 
     So it changes the output by as much whatever its shape and whatever the gradient's size. Four steps of a
-    Newton-Schulz iteration leave the singular values within about 0.5 and 1.6 of that.
+    Newton-Schulz iteration leave the singular values within about 0.5 and 1.6 of that. Devices hold some columns
+    each, of one matrix at a time; only its square, as wide as its shorter side, is summed over them.
     """
-    rows = prod(update.shape[: MATRICES[path[0].key.rpartition(".")[2]]])
-    matrix = update.reshape(rows, -1)
-    wide = matrix if rows <= matrix.shape[1] else matrix.T
+    name = path[0].key
+    rows, axes = prod(update.shape[: MATRICES[name.rpartition(".")[2]]]), sharding.matrix_axes(name)
+    matrix = sharding.laid_out(mesh, update.reshape(rows, -1), *axes)
+    wide, along = (matrix, axes) if rows <= matrix.shape[1] else (matrix.T, axes[::-1])
+
+    def in_columns(x: Array) -> Array:
+        return sharding.laid_out(mesh, x, None, along[::-1])
+
+    wide = in_columns(wide)
     x = wide / (1.02 * jnp.linalg.norm(wide) + 1e-7)  # the iteration diverges above a norm of 1
     for a, b, c in POLAR_EXPRESS:
-        square = x @ x.T
-        x = a * x + (b * square + c * (square @ square)) @ x
-    x = x if rows <= matrix.shape[1] else x.T
+        square = sharding.laid_out(mesh, x @ x.T)
+        x = in_columns(a * x + (b * square + c * (square @ square)) @ x)
+    x = sharding.laid_out(mesh, x if rows <= matrix.shape[1] else x.T, *axes)
     return sqrt(max(1.0, matrix.shape[1] / rows)) * x.reshape(update.shape)

@@ -5,10 +5,15 @@ weights; Zhao et al. 2023), tensor (the same rows, its own heads, hidden units a
 """
 
 from collections.abc import Sequence
+from functools import partial
 from math import prod
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from jax.extend.core import Primitive
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from makelm import config
@@ -40,8 +45,17 @@ TABLE: dict[str, PartitionSpec] = {
     "scale": PartitionSpec(None),  # norms are small: whole on each device
     "bias": PartitionSpec(None),
 }
+# The letter of a dim that devices share -> the key that says its size.
+KEYS = {
+    "V": "model.vocab_multiple",
+    "D": "model.d_model",
+    "N": "model.n_heads",
+    "K": "model.n_kv_heads",
+    "F": "model.d_ff",
+}
 BATCH = PartitionSpec(("data", "fsdp"))  # rows of a batch
 AXES = ("data", "fsdp", "tensor")
+Axes = str | tuple[str, ...] | None  # that a dim lies along
 
 
 def mesh_shape(mesh: config.Mesh, devices: int) -> dict[str, int]:
@@ -61,17 +75,16 @@ def make_mesh(mesh: config.Mesh, devices: Sequence[jax.Device]) -> Mesh:
 
 
 def parameter_sharding(mesh: Mesh, name: str, shape: tuple[int, ...]) -> NamedSharding:
-    """Returns how a parameter, or an optimizer's statistic of its shape, lies on the mesh.
+    """Returns how a parameter lies on the mesh, or what is of its shape.
 
     Raises UserError where a dim does not divide over its axis.
     """
     spec = TABLE[name.rpartition(".")[2]]
-    if len(spec) != len(shape):
-        return NamedSharding(mesh, PartitionSpec())  # a statistic that is smaller than its parameter
-    for size, axis in zip(shape, spec, strict=True):
+    for letter, size, axis in zip(name.rpartition("_")[2], shape, spec, strict=False):  # a norm's name has no letters
         if axis and size % mesh.shape[axis]:
             raise UserError(
-                f"mesh.{axis}: {name} has a dim of {size}, which {mesh.shape[axis]} devices cannot share evenly"
+                f"mesh.{axis}: {name} has a dim of {size}, which {mesh.shape[axis]} devices cannot share evenly;"
+                f" change mesh.{axis} or {KEYS[letter]}"
             )
     return NamedSharding(mesh, spec)
 
@@ -82,3 +95,73 @@ def check_batch(mesh: Mesh, batch_size: int, parts: int) -> None:
     if batch_size % (groups * parts):
         over = f"{groups} devices (data x fsdp)" + (f" in {parts} parts (compute.accumulate)" if parts > 1 else "")
         raise UserError(f"train.batch_size: {batch_size} rows do not divide over {over}")
+
+
+# ---- inside a compiled step; without a mesh, or on one of a single device, arrays stay as they are
+
+
+def laid_out(mesh: Mesh | None, x: Array, *axes: Axes) -> Array:
+    """Returns an array whose first dims lie along these axes of the mesh, the others whole."""
+    if mesh is None or mesh.size == 1:
+        return x
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*axes)))
+
+
+def parts(mesh: Mesh | None, *axes: str) -> int:
+    """Returns how many parts the devices along these axes share something in."""
+    return 1 if mesh is None else prod(mesh.shape[axis] for axis in axes)
+
+
+def rows(mesh: Mesh | None, x: Array) -> Array:
+    """Returns an array whose first dim are rows of the batch: each device has its own."""
+    return laid_out(mesh, x, *BATCH)
+
+
+def gathered(mesh: Mesh | None, name: str, weight: Array, dtype: jnp.dtype) -> Array:
+    """Returns a weight as devices compute with it: whole along fsdp, a matrix in this dtype.
+
+    Its gradient lies where the weight does: summed over the devices' rows, and each keeps its part only.
+    """
+    if parts(mesh, *AXES) == 1:
+        return weight
+    return gather(mesh, name, weight.astype(dtype) if weight.ndim > 1 else weight)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def gather(mesh: Mesh, name: str, weight: Array) -> Array:
+    spec = parameter_sharding(mesh, name, weight.shape).spec
+    return laid_out(mesh, weight, *(None if axis == "fsdp" else axis for axis in spec))
+
+
+def scatter(mesh: Mesh, name: str, _: None, g: Array) -> tuple[Array]:
+    return (laid_out(mesh, g, *parameter_sharding(mesh, name, g.shape).spec),)
+
+
+gather.defvjp(lambda mesh, name, weight: (gather(mesh, name, weight), None), scatter)
+
+
+def all_but_gathered(primitive: Primitive, *_: Any, **__: Any) -> bool:
+    """Returns whether the backward pass keeps a result: a gathered weight it gathers again, from where it lies."""
+    # what `gather` is while JAX differentiates, what comes of it, and a weight's view as a matrix
+    return primitive.name not in ("custom_vjp_call", "sharding_constraint", "reshape")
+
+
+def anew(mesh: Mesh | None, parameters: dict[str, Array], part: tuple[Array, Array]) -> dict[str, Array]:
+    """Returns parameters for one part of a batch: XLA would else gather all of them before the first, and keep them."""
+    return parameters if parts(mesh, "fsdp") == 1 else jax.lax.optimization_barrier((parameters, part))[0]
+
+
+def look_up(mesh: Mesh | None, table_VD: Array, tokens_BT: Array) -> Array:
+    """Returns the rows of a table for tokens, x_BTD.
+
+    The devices along fsdp look up all of their tokens, each in its own columns, and then exchange what they found:
+    that is less than the table, whose gradient so stays where the table is.
+    """
+    found_BTD = table_VD[laid_out(mesh, tokens_BT, "data")]
+    return rows(mesh, laid_out(mesh, found_BTD, "data", None, "fsdp"))
+
+
+def matrix_axes(name: str) -> tuple[str, str]:
+    """Returns the axes that a matrix's inputs and its outputs lie along."""
+    inputs, outputs = filter(None, TABLE[name.rpartition(".")[2]])
+    return inputs, outputs

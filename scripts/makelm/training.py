@@ -53,8 +53,8 @@ def make_trainer(
     platform = mesh.devices.flat[0].platform
     if compute.attention == "cudnn" and platform != "gpu":
         raise UserError(f"compute.attention: cudnn is for NVIDIA GPUs, this is a {platform}; set it to xla")
-    skeleton, factor = Skeleton(shape, vocab_size, end_of_text), schedule(train)
-    optimizer = make_optimizer(train, skeleton.paths)
+    skeleton, factor = Skeleton(shape, vocab_size, end_of_text, mesh), schedule(train)
+    optimizer = make_optimizer(train, skeleton.paths, mesh)
     average = None if train.ema is None else optax.ema(train.ema, debias=True, accumulator_dtype=jnp.float32)
 
     def begin(parameters: dict) -> State:
@@ -137,7 +137,7 @@ def batch_gradients(
         return in_float32(gradients), loss
 
     def add(sums: tuple[dict, Array], part: tuple[Array, Array]) -> tuple[tuple[dict, Array], None]:
-        (_, loss), gradients = differentiate(parameters, *part)
+        (_, loss), gradients = differentiate(sharding.anew(skeleton.mesh, parameters, part), *part)
         return jax.tree.map(jnp.add, sums, (in_float32(gradients), loss)), None
 
     def split(rows: Array) -> Array:
@@ -176,12 +176,15 @@ def place_rows(layout: NamedSharding, read: Rows, dims: tuple[int, ...]) -> Arra
 
 
 def state_sharding(mesh: Mesh, shapes: State) -> State:
-    """Returns the sharding of each leaf: a parameter's statistic in the optimizer lies where the parameter does."""
+    """Returns the sharding of each leaf: what is of a parameter's shape lies where the parameter does.
+
+    The rest is small, and whole on each device: counts, and the rows and columns that Adafactor keeps of a matrix.
+    """
     names = shapes["parameters"]
 
     def where(path: tuple, leaf: jax.ShapeDtypeStruct) -> NamedSharding:
         name = next((key.key for key in reversed(path) if getattr(key, "key", None) in names), None)
-        if name is None:
+        if name is None or leaf.shape != names[name].shape:
             return NamedSharding(mesh, PartitionSpec())
         return sharding.parameter_sharding(mesh, name, leaf.shape)
 
