@@ -24,7 +24,7 @@ def test_logits_loss_and_gradient_are_those_of_transformers(name):
 
     def objective(embedding_VD):
         model = skeleton(parameters | {"embedding_VD": embedding_VD})
-        return loss.loss_sums(model, tokens_BT)[0] / loss.targets_in(tokens_BT), model(tokens_BT)
+        return loss.losses(model, tokens_BT)[0] / loss.targets_in(tokens_BT), model(tokens_BT)
 
     compute = jax.jit(jax.value_and_grad(objective, has_aux=True))
     (mean, logits_BTV), gradient_VD = compute(parameters["embedding_VD"])

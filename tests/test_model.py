@@ -66,7 +66,7 @@ def test_scanned_and_rematerialised_layers_are_the_same_computation(name):
 
     def value_and_gradients(**how):
         def mean(p):
-            return loss.loss_sums(skeleton(p), tokens_BT, compute(**how))[0] / 22
+            return loss.losses(skeleton(p), tokens_BT, compute(**how))[0] / 22
 
         return jax.jit(jax.value_and_grad(mean))(parameters)
 

@@ -82,6 +82,14 @@ def attention(
     return jnp.swapaxes(mixed_BPNTH.reshape(B, N, T, H), 1, 2)
 
 
+def largest_logit(q_BTNH: Array, k_BTKH: Array) -> Array:
+    """Returns the largest logit of attention, in float32, of a position to itself or one before it."""
+    T, N, H = q_BTNH.shape[1:]
+    k_BTNH = jnp.repeat(k_BTKH, N // k_BTKH.shape[2], axis=2)
+    logits_BNTS = jnp.einsum("BTNH,BSNH->BNTS", q_BTNH, k_BTNH).astype(jnp.float32) / sqrt(H)
+    return jnp.max(jnp.where(jnp.tri(T, dtype=bool)[None, None], logits_BNTS, -jnp.inf))
+
+
 @jax.custom_vjp
 def attend(q_ATH: Array, k_ASH: Array, v_ASH: Array, mask_ATS: Array, kept_ATS: Array | None) -> Array:
     """Returns for each query the mean of the values it may see, weighted by the softmax of its scores, in float32.

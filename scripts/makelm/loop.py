@@ -9,7 +9,7 @@ B batch, T position
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import takewhile
 from typing import Any, NamedTuple
@@ -150,8 +150,10 @@ class Loop:
         if begun.validate:
             row |= begun.validate()
         row = {name: value if math.isfinite(value) else None for name, value in row.items()}
-        self.saved.record(row)
         self.recent.append(row)
+        if "gradient_power" in row:
+            row["gradient_noise_scale"] = noise_scale(self.recent)
+        self.saved.record(row)
         self.observer.row(row)
         return row.get("validation_loss")
 
@@ -185,3 +187,12 @@ class Loop:
         self.saved.save(step, state, validation)
         self.last_saved, self.saved_at = step, time.monotonic()
         self.line.saving += self.saved_at - started
+
+
+def noise_scale(rows: Iterable[dict[str, Any]]) -> float | None:
+    """Returns the gradient noise scale in tokens: with about so many in a batch, noise is as large as the gradient.
+
+    Of steps that are too few for their noise there is none.
+    """
+    sums = [sum(row.get(name) or 0.0 for row in rows) for name in ("gradient_variance", "gradient_power")]
+    return sums[0] / sums[1] if min(sums) > 0 else None

@@ -33,9 +33,9 @@ def token_losses(logits_BTV: Array, targets_BT: Array) -> Array:
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
 def head_loss(x_RD: Array, head_VD: Array, bias_V: Array | None, targets_R: Array, terms: Terms) -> tuple[Array, Array]:
-    """Returns the sums over rows of (what is minimised, its cross-entropy) under an output head.
+    """Returns what is minimised under an output head, summed over rows, and the cross-entropies losses_R.
 
-    Rows whose target is NONE count nothing. Only the first has a gradient; that of the logits, softmax - one-hot,
+    Rows whose target is NONE count nothing. Only the sum has a gradient; that of the logits, softmax - one-hot,
     is at hand while the logits are: it is computed in the forward pass, a few rows at a time, so that the logits
     of a whole batch never exist.
     """
@@ -44,7 +44,7 @@ def head_loss(x_RD: Array, head_VD: Array, bias_V: Array | None, targets_R: Arra
 
 def head_loss_forward(x_RD, head_VD, bias_V, targets_R, terms: Terms) -> tuple[tuple[Array, Array], tuple]:
     matrix_VD, cap = head_VD.astype(x_RD.dtype), terms.soft_cap
-    objective, loss, g_parts, g_VD, g_V = 0.0, 0.0, [], 0.0, 0.0
+    objective, losses, g_parts, g_VD, g_V = 0.0, [], [], 0.0, 0.0
     for first in range(0, len(targets_R), ROWS):
         x, targets = x_RD[first : first + ROWS], targets_R[first : first + ROWS]
         counted_R1 = (targets != NONE)[:, None]
@@ -57,7 +57,7 @@ def head_loss_forward(x_RD, head_VD, bias_V, targets_R, terms: Terms) -> tuple[t
             logits_RV, hit_R1 = cap * jnp.tanh(logits_RV / cap), cap * jnp.tanh(hit_R1 / cap)
         normalizer_R1 = jax.nn.logsumexp(logits_RV, axis=-1, keepdims=True)
         losses_R1 = jnp.where(counted_R1, normalizer_R1 - hit_R1, 0)
-        loss += jnp.sum(losses_R1)
+        losses.append(losses_R1[:, 0])
         objective += jnp.sum(losses_R1 + terms.z_loss * jnp.where(counted_R1, normalizer_R1**2, 0))
         hit_RV = jnp.arange(matrix_VD.shape[0])[None, :] == targets[:, None]
         g_RV = jnp.exp(logits_RV - normalizer_R1) * (1 + 2 * terms.z_loss * normalizer_R1) - hit_RV
@@ -69,7 +69,7 @@ def head_loss_forward(x_RD, head_VD, bias_V, targets_R, terms: Terms) -> tuple[t
         g_V += jnp.sum(g_RV.astype(jnp.float32), axis=0)
     # what a gradient is cast to must be known without the weight itself: an array of no elements says it
     kinds = (head_VD[:0], None if bias_V is None else bias_V[:0])
-    return (objective, loss), (jnp.concatenate(g_parts), g_VD, g_V, kinds)
+    return (objective, jnp.concatenate(losses)), (jnp.concatenate(g_parts), g_VD, g_V, kinds)
 
 
 def head_loss_backward(terms: Terms, saved: tuple, g: tuple[Array, Array]) -> tuple[Array | None, ...]:
@@ -81,14 +81,14 @@ def head_loss_backward(terms: Terms, saved: tuple, g: tuple[Array, Array]) -> tu
 head_loss.defvjp(head_loss_forward, head_loss_backward)
 
 
-def loss_sums(
+def losses(
     model: Transformer,
     windows_BT: Array,
     compute: config.Compute = PLAIN,
     z_loss: float = 0.0,
     keys_B: Array | None = None,
 ) -> tuple[Array, Array]:
-    """Returns the sums of (what is minimised, its cross-entropy) over windows of T + 1 tokens.
+    """Returns what is minimised, summed over windows of T + 1 tokens, and the cross-entropies losses_BT.
 
     Each token predicts the one after it; a token of NONE fills up and is neither predicted nor seen by others
     before it. `keys_B` switch dropout on.
@@ -98,12 +98,15 @@ def loss_sums(
     (head_VD, bias_V), terms = model.head(), Terms(z_loss, model.shape.logit_soft_cap)
     groups = sharding.parts(model.mesh, "data", "fsdp")
     if groups == 1:
-        return head_loss(x_RD, head_VD, bias_V, targets_R, terms)
+        objective, losses_R = head_loss(x_RD, head_VD, bias_V, targets_R, terms)
+        return objective, losses_R.reshape(x_BTD.shape[:2])
     # each group a few of its own rows at a time; the sum over groups, of the head's gradient too, is the last thing
     x_GRD = sharding.rows(model.mesh, x_RD.reshape(groups, -1, x_RD.shape[-1]))
     targets_GR = sharding.rows(model.mesh, targets_R.reshape(groups, -1))
-    sums_G = jax.vmap(lambda x, targets: head_loss(x, head_VD, bias_V, targets, terms))(x_GRD, targets_GR)
-    return jax.tree.map(jnp.sum, sums_G)
+    objective_G, losses_GR = jax.vmap(lambda x, targets: head_loss(x, head_VD, bias_V, targets, terms))(
+        x_GRD, targets_GR
+    )
+    return jnp.sum(objective_G), losses_GR.reshape(x_BTD.shape[:2])
 
 
 def targets_in(windows_BT: Array) -> Array:
@@ -113,4 +116,4 @@ def targets_in(windows_BT: Array) -> Array:
 
 def mean_loss(model: Transformer, windows_BT: Array) -> Array:
     """Returns the mean cross-entropy of windows of T + 1 tokens."""
-    return loss_sums(model, windows_BT)[1] / targets_in(windows_BT)
+    return jnp.sum(losses(model, windows_BT)[1]) / targets_in(windows_BT)

@@ -238,10 +238,7 @@ class Transformer(nnx.Module):
 
     def hidden(self, tokens_BT: Array, compute: config.Compute = PLAIN, keys_B: Array | None = None) -> Array:
         """Returns the normed residual stream at the end, x_BTD. `keys_B` switch dropout on."""
-        documents_BTS = None
-        if self.end_of_text is not None:  # the end of a text is the first token of what follows
-            documents_BT = jnp.cumsum(tokens_BT == self.end_of_text, axis=1)
-            documents_BTS = documents_BT[:, :, None] == documents_BT[:, None, :]
+        documents_BTS = self.same_document(tokens_BT)
         x_BTD = self.embed(tokens_BT, np.arange(tokens_BT.shape[1]))
         if keys_B is not None:
             x_BTD = self.blocks[0].drop(x_BTD, keys_B)
@@ -264,6 +261,24 @@ class Transformer(nnx.Module):
             for layer, weights in enumerate(states):
                 x_BTD = block(x_BTD, weights, layer)
         return self.final_norm(x_BTD).astype(self.dtype)
+
+    def same_document(self, tokens_BT: Array) -> Array | None:
+        """Returns documents_BTS, which positions are of one document, or None where all may see each other."""
+        if self.end_of_text is None:
+            return None
+        # the end of a text is the first token of what follows
+        documents_BT = jnp.cumsum(tokens_BT == self.end_of_text, axis=1)
+        return documents_BT[:, :, None] == documents_BT[:, None, :]
+
+    def largest_logits(self, tokens_BT: Array) -> list[Array]:
+        """Returns the largest attention logit of each layer, over rows, heads and pairs of positions."""
+        positions_T, documents_BTS = np.arange(tokens_BT.shape[1]), self.same_document(tokens_BT)
+        x_BTD, found = self.embed(tokens_BT, positions_T), []
+        for each in self.blocks:
+            q_BTNH, k_BTKH, _ = each.attention.project(each.attention_norm(x_BTD), positions_T)
+            found.append(layers.largest_logit(q_BTNH, k_BTKH))
+            x_BTD = each(x_BTD, documents_BTS, "xla", None)
+        return found
 
     def gathered(self, weights: nnx.State) -> nnx.State:
         """Returns a block's weights as devices compute with them."""

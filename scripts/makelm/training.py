@@ -14,9 +14,9 @@ import optax
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from makelm import config, sharding
+from makelm import config, sharding, statistics
 from makelm.errors import UserError
-from makelm.loss import loss_sums, targets_in
+from makelm.loss import NONE, losses, targets_in
 from makelm.model import Skeleton, initialize
 from makelm.optimizer import make_optimizer, schedule
 
@@ -34,7 +34,8 @@ class Trainer:
     begin: Callable[[dict[str, Array]], State]  # the state of a first step with these parameters
     at_step: Callable[[State, int], State]  # the same with the learning rates of another step
     step: Callable[[State, Array, int], tuple[State, dict[str, Array]]]
-    validate: Callable[[State, Array], tuple[Array, Array]]  # sums of losses and of targets
+    statistics: Callable[[State, Array, int], dict[str, Array]]  # what a step would do to each tensor
+    validate: Callable[[State, Array], tuple[Array, Array]]  # of each window the sum of its losses, and its targets
     result: Callable[[State], dict[str, Array]]  # the parameters that come out of training
     place: Callable[[np.ndarray], Array]  # windows_BT, each row where its device is
     place_rows: Callable[[Rows, int], Array]  # the same of so many rows, of which only those needed here are read
@@ -70,7 +71,7 @@ def make_trainer(
     def step(state: State, windows_BT: Array, number: Array) -> tuple[State, dict[str, Array]]:
         key = jax.random.fold_in(jax.random.key(train.seed), number)
         parameters = state["parameters"]
-        gradients, loss = batch_gradients(skeleton, parameters, windows_BT, compute, train.z_loss, key)
+        gradients, loss, power = batch_gradients(skeleton, parameters, windows_BT, compute, train.z_loss, key)
         updates, moments = optimizer.update(gradients, state["optimizer"], parameters)
         metrics = {
             "loss": loss,
@@ -79,6 +80,8 @@ def make_trainer(
             "parameter_norm": optax.tree.norm(parameters),
             "update_norm": optax.tree.norm(updates),
         }
+        if power is not None:
+            metrics |= noise(power, metrics["grad_norm"] ** 2, targets_in(windows_BT), compute.accumulate)
         after = {"parameters": optax.apply_updates(parameters, updates), "optimizer": moments}
         if average is not None:
             after["average"] = average.update(after["parameters"], state["average"])[1]
@@ -88,6 +91,14 @@ def make_trainer(
         good = jnp.isfinite(loss) & jnp.isfinite(metrics["grad_norm"]) & (metrics["grad_norm"] <= limit)
         return kept_where(good, after, state), metrics | {"skipped": ~good}
 
+    def statistics_of(state: State, windows_BT: Array, number: Array) -> dict[str, Array]:
+        key, parameters = jax.random.fold_in(jax.random.key(train.seed), number), state["parameters"]
+        gradients, _, _ = batch_gradients(skeleton, parameters, windows_BT, compute, train.z_loss, key)
+        updates, _ = optimizer.update(gradients, state["optimizer"], parameters)
+        few_BT = statistics.one_row_each(windows_BT, sharding.parts(mesh, "data", "fsdp"))
+        logits = statistics.of_attention(skeleton(parameters), jnp.maximum(few_BT[:, :-1], 0))
+        return statistics.of_tensors(parameters, gradients, updates) | logits
+
     def result(state: State) -> dict[str, Array]:
         if average is None:
             return state["parameters"]
@@ -96,7 +107,8 @@ def make_trainer(
         return jax.tree.map(lambda p, mean: mean.astype(p.dtype), state["parameters"], unbiased)
 
     def validate(state: State, windows_BT: Array) -> tuple[Array, Array]:
-        return loss_sums(skeleton(result(state)), windows_BT, compute)[1], targets_in(windows_BT)
+        losses_BT = losses(skeleton(result(state)), windows_BT, compute)[1]
+        return jnp.sum(losses_BT, axis=1), jnp.sum(windows_BT[:, 1:] != NONE, axis=1)
 
     shapes = jax.eval_shape(initial_state)
     layout = state_sharding(mesh, shapes)
@@ -108,6 +120,7 @@ def make_trainer(
         begin=jax.jit(begin, in_shardings=(own,), out_shardings=layout, donate_argnums=0),
         at_step=jax.jit(at_step, in_shardings=(layout, whole), out_shardings=layout, donate_argnums=0),
         step=jax.jit(step, in_shardings=(layout, rows, whole), out_shardings=(layout, whole), donate_argnums=0),
+        statistics=jax.jit(statistics_of, in_shardings=(layout, rows, whole), out_shardings=whole),
         validate=jax.jit(validate, in_shardings=(layout, rows), out_shardings=whole),
         result=jax.jit(result, in_shardings=(layout,), out_shardings=own),
         place=lambda windows_BT: place_rows(rows, lambda a, b: windows_BT[a:b], windows_BT.shape),
@@ -117,35 +130,50 @@ def make_trainer(
 
 def batch_gradients(
     skeleton: Skeleton, parameters: dict, windows_BT: Array, compute: config.Compute, z_loss: float, key: Array
-) -> tuple[dict, Array]:
-    """Returns the gradients of a batch's mean loss, in float32, and that loss.
+) -> tuple[dict, Array, Array | None]:
+    """Returns the gradients of a batch's mean loss, in float32, that loss, and None.
 
-    In parts, the mean is still that over the tokens of the whole batch, whatever part they are in.
+    In parts, the mean is still that over the tokens of the whole batch, whatever part they are in; the third is the
+    mean over parts of the squared norm of a part's own gradient then.
     """
     batch, targets = windows_BT.shape[0], targets_in(windows_BT)
     keys_B = jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(batch))
 
     def objective(parameters: dict, part_BT: Array, own_B: Array) -> tuple[Array, Array]:
         dropping_B = own_B if skeleton.shape.dropout else None
-        minimised, loss = loss_sums(skeleton(parameters), part_BT, compute, z_loss, dropping_B)
-        return minimised / targets, loss / targets
+        minimised, losses_BT = losses(skeleton(parameters), part_BT, compute, z_loss, dropping_B)
+        return minimised / targets, jnp.sum(losses_BT) / targets
 
     differentiate = jax.value_and_grad(objective, has_aux=True)
     parts = compute.accumulate
     if parts == 1:
         (_, loss), gradients = differentiate(parameters, windows_BT, keys_B)
-        return in_float32(gradients), loss
+        return in_float32(gradients), loss, None
 
-    def add(sums: tuple[dict, Array], part: tuple[Array, Array]) -> tuple[tuple[dict, Array], None]:
+    def add(sums: tuple[dict, Array, Array], part: tuple[Array, Array]) -> tuple[tuple[dict, Array, Array], None]:
         (_, loss), gradients = differentiate(sharding.anew(skeleton.mesh, parameters, part), *part)
-        return jax.tree.map(jnp.add, sums, (in_float32(gradients), loss)), None
+        gradients = in_float32(gradients)
+        own = optax.tree.norm(gradients, squared=True) * (targets / jnp.maximum(targets_in(part[0]), 1)) ** 2
+        return jax.tree.map(jnp.add, sums, (gradients, loss, own / parts)), None
 
     def split(rows: Array) -> Array:
         # row by row over the parts: each part has as many rows of each device
         return jnp.swapaxes(rows.reshape(batch // parts, parts, *rows.shape[1:]), 0, 1)
 
-    zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), parameters)
-    return jax.lax.scan(add, (zeros, jnp.float32(0)), (split(windows_BT), split(keys_B)))[0]
+    zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), parameters), jnp.float32(0), jnp.float32(0)
+    return jax.lax.scan(add, zeros, (split(windows_BT), split(keys_B)))[0]
+
+
+def noise(of_parts: Array, of_batch: Array, targets: Array, parts: int) -> dict[str, Array]:
+    """Returns what the gradient noise scale is made of: the variance of one token's gradient and the true power.
+
+    Both are unbiased estimates from squared norms of the gradient of a batch and, on average, of its parts: McCandlish
+    et al. 2018, appendix A.1. They are noisy: their ratio, in tokens, wants each averaged over many steps.
+    """
+    return {
+        "gradient_variance": (of_parts - of_batch) * targets / (parts - 1),
+        "gradient_power": (parts * of_batch - of_parts) / (parts - 1),
+    }
 
 
 def in_float32(tree: Any) -> Any:
@@ -210,16 +238,17 @@ def begin_validation(
 ) -> Callable[[], dict[str, float]]:
     """Sets the devices to work on validation windows, W a multiple of the batch size; returns what reads the result.
 
-    That is validation_loss, the mean over the windows' tokens.
+    That is validation_loss, the mean over the windows' tokens, and validation_loss_sem, its standard error by window.
     """
-    sums = []
-    for first in range(0, len(windows_WT), batch_size):
-        sums.append(trainer.validate(state, trainer.place(windows_WT[first : first + batch_size])))
+    batches = range(0, len(windows_WT), batch_size)
+    sums = [trainer.validate(state, trainer.place(windows_WT[first : first + batch_size])) for first in batches]
 
     def read() -> dict[str, float]:
-        losses, targets = (
-            np.sum([np.asarray(part, np.float64) for part in parts]) for parts in zip(*sums, strict=True)
-        )
-        return {"validation_loss": float(losses / targets)}
+        losses_W, targets_W = np.concatenate([np.asarray(pair, np.float64) for pair in sums], axis=1)
+        mean = losses_W.sum() / targets_W.sum()
+        windows = np.count_nonzero(targets_W)
+        squares = np.sum((losses_W - mean * targets_W) ** 2)
+        sem = np.sqrt(squares * windows / (windows - 1)) / targets_W.sum() if windows > 1 else np.nan
+        return {"validation_loss": float(mean), "validation_loss_sem": float(sem)}
 
     return read

@@ -29,13 +29,19 @@ SMALL = {"context_length": 32, "d_model": 32, "n_heads": 6, "n_kv_heads": 2, "d_
 RATES = {
     "learning_rates": dict.fromkeys(("matrices", "embedding", "head", "vectors"), 0.003)
 }  # low: training itself makes more of each rounding
-# name -> model, training, compute
+# name -> model, training, compute, in words
 MODELS = {
-    "muon": (SMALL | {"activation": "relu_squared", "mask_documents": True}, {"optimizer": RATES}, {}),
+    "muon": (
+        SMALL | {"activation": "relu_squared", "mask_documents": True},
+        {"optimizer": RATES},
+        {},
+        "RMSNorm, RoPE, grouped heads, masked documents; Muon",
+    ),
     "adamw": (
         GPT2 | SMALL | {"n_kv_heads": 6, "biases": {"head": True}, "init": "gpt2", "dropout": 0.1},
         {"optimizer": {"kind": "adamw", "clip_norm": 1.0, "weight_decay": 0.1} | RATES, "ema": 0.9},
         {"accumulate": 2, "remat": True, "scan_layers": True},
+        "as GPT-2, dropout; AdamW, clipped, averaged, scanned, recomputed, in two parts",
     ),
 }
 
@@ -43,7 +49,7 @@ MODELS = {
 @cache
 def compiled(name: str, axes: tuple[int, int, int]):
     """Returns the trainer of a model on a mesh of the first devices, and its compiled step."""
-    model, settings, how = MODELS[name]
+    model, settings, how, _ = MODELS[name]
     mesh = sharding.make_mesh(config.Mesh(**dict(zip(sharding.AXES, axes, strict=True))), jax.devices()[: prod(axes)])
     trainer = make_trainer(shape(**model), train(steps=STEPS, batch_size=ROWS, **settings), V, mesh, **how)
     rows = jax.ShapeDtypeStruct((ROWS, 33), np.int32, sharding=jax.sharding.NamedSharding(mesh, sharding.BATCH))
@@ -55,7 +61,7 @@ def trained(name: str, axes: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarr
     """Returns the losses of each step, the rows that the devices were fed, and the parameters at the end."""
     trainer, step = compiled(name, axes)
     tokens = np.random.default_rng(0).zipf(1.5, 40 * 32 + 1) % V  # 40 windows: some epochs
-    batches = Batches([tokens], 32, ROWS, 0)
+    batches = Batches([tokens], V, 32, ROWS, 0)
     state, losses, fed = trainer.initial_state(), [], []
     for number in range(STEPS):
         windows = trainer.place(batches(number))
@@ -68,10 +74,10 @@ def trained(name: str, axes: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarr
 
 @pytest.mark.parametrize("axes", MESHES)
 @pytest.mark.parametrize("name", MODELS)
-def test_a_mesh_feeds_the_same_tokens_and_gives_the_same_losses(name, axes):
+def test_a_mesh_feeds_the_same_tokens_and_gives_the_same_losses(name, axes, tell):
     (losses, fed, parameters), (expected, tokens, wanted) = trained(name, axes), trained(name, (1, 1, 1))
     assert np.array_equal(fed, tokens)
-    print(f"\n{name} {'x'.join(map(str, axes))}: losses differ by {np.max(np.abs(losses / expected - 1)):.1e}")
+    tell("meshes", MODELS[name][3], " x ".join(map(str, axes)), f"{np.max(np.abs(losses / expected - 1)):.1e}")
     np.testing.assert_allclose(losses, expected, rtol=1e-4)
     assert losses[-1] < losses[0] - 0.5
     for leaf, value in wanted.items():

@@ -54,7 +54,7 @@ def computed(model: config.Model, vocab_size: int, parameters: dict, tokens_BT: 
 
     def objective(embedding_VD, others):
         built = skeleton(others | {"embedding_VD": embedding_VD})
-        return loss.loss_sums(built, tokens_BT)[0] / loss.targets_in(tokens_BT), built(tokens_BT)
+        return loss.losses(built, tokens_BT)[0] / loss.targets_in(tokens_BT), built(tokens_BT)
 
     others = {name: value for name, value in parameters.items() if name != "embedding_VD"}
     compute = jax.jit(jax.value_and_grad(objective, has_aux=True))

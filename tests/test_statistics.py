@@ -1,0 +1,71 @@
+"""Numbers of every tensor are those of the step that follows, and attention logits those of the formula."""
+
+import jax
+import numpy as np
+from conftest import forward, make_trainer, random_parameters, shape, train
+
+from makelm import config, sharding
+from makelm.loop import noise_scale
+from makelm.model import Skeleton
+
+V = 32
+windows_BT = np.random.default_rng(0).integers(0, V, (8, 17)).astype(np.int32)
+
+
+def mesh_of(fsdp, tensor=1):
+    return sharding.make_mesh(config.Mesh(data=1, fsdp=fsdp, tensor=tensor), jax.devices()[: fsdp * tensor])
+
+
+def test_statistics_are_those_of_the_step_that_follows_on_any_mesh():
+    found = []
+    for mesh, parts in ((mesh_of(1), 1), (mesh_of(2, 2), 2)):
+        trainer = make_trainer(shape(init="gpt2"), train(optimizer={"kind": "adamw"}), V, mesh, accumulate=parts)
+        state, windows = trainer.initial_state(), trainer.place(windows_BT)
+        statistics = {name: float(value) for name, value in trainer.statistics(state, windows, 0).items()}
+        before = jax.device_get(state["parameters"])
+        after, metrics = trainer.step(state, windows, 0)
+        for name, value in jax.device_get(after["parameters"]).items():
+            added, size = value - before[name], before[name].size
+            np.testing.assert_allclose(statistics[f"update_rms/{name}"], np.linalg.norm(added) / size**0.5, rtol=1e-3)
+        squares = sum(statistics[f"gradient_rms/{name}"] ** 2 * leaf.size for name, leaf in before.items())
+        np.testing.assert_allclose(squares**0.5, metrics["grad_norm"], rtol=1e-5)
+        found.append(statistics)
+    assert found[0].keys() == found[1].keys() and "largest_attention_logit/01" in found[0]
+    for name in found[0]:
+        if not name.startswith("largest"):  # of other rows
+            np.testing.assert_allclose(found[1][name], found[0][name], rtol=1e-4, atol=1e-7, err_msg=name)
+
+
+def test_the_largest_attention_logit_is_that_of_the_formula():
+    model = shape(n_layers=1, qk_norm=None, positions={"kind": "none"})
+    parameters = random_parameters(model, V)
+    tokens_BT = windows_BT[:2, :16]
+    (found,) = Skeleton(model, V)(parameters).largest_logits(tokens_BT)
+    x = parameters["embedding_VD"][tokens_BT]
+    x = x / np.sqrt(np.mean(x * x, -1, keepdims=True) + 1e-6) * parameters["blocks.0.attention_norm.scale"]
+    q = np.einsum("btd,dnh->btnh", x, parameters["blocks.0.attention.query_DNH"])
+    k = np.repeat(np.einsum("btd,dnh->btnh", x, parameters["blocks.0.attention.key_DKH"]), 2, axis=2)
+    logits = np.einsum("btnh,bsnh->bnts", q, k) / 8**0.5
+    np.testing.assert_allclose(found, logits[:, :, np.tri(16, dtype=bool)].max(), rtol=1e-4)
+    assert forward(model, V, parameters, tokens_BT).shape == (2, 16, V)
+
+
+def test_noise_of_gradients_is_that_of_single_rows():
+    """With a row in each part, the variance is that over rows of one gradient, and the batch's power is freed of it."""
+    model, settings = shape(n_layers=1, init="gpt2"), train(optimizer={"kind": "adamw"})
+    trainer = make_trainer(model, settings, V, mesh_of(1), accumulate=8)
+    metrics = trainer.step(trainer.initial_state(), trainer.place(windows_BT), 0)[1]
+    one = make_trainer(model, train(optimizer={"kind": "adamw"}, batch_size=1), V, mesh_of(1))
+    state = [one.initial_state() for _ in range(8)]
+    rows = [one.step(state[row], one.place(windows_BT[row : row + 1]), 0)[1] for row in range(8)]
+    norms = [float(row["grad_norm"]) for row in rows]
+    small, big = np.mean(np.square(norms)), float(metrics["grad_norm"]) ** 2
+    np.testing.assert_allclose(metrics["gradient_variance"], (small - big) / (1 / 16 - 1 / 128), rtol=1e-4)
+    np.testing.assert_allclose(metrics["gradient_power"], (8 * big - small) / 7, rtol=1e-3)
+
+
+def test_the_noise_scale_is_a_ratio_of_sums():
+    rows = [{"gradient_variance": 8.0, "gradient_power": -1.0}, {"gradient_variance": 4.0, "gradient_power": 3.0}]
+    assert noise_scale(rows) == 6.0
+    assert noise_scale(rows[:1]) is None
+    assert noise_scale([{"loss": 1.0}, {"gradient_variance": None, "gradient_power": None}]) is None
