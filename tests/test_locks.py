@@ -18,7 +18,7 @@ import pytest
 from makelm import closure, locks
 from makelm.errors import Interrupted
 
-BEAT, DEAD = 0.1, 0.6
+BEAT, DEAD = 0.1, 1.0
 
 # takes a lock as a process of the machine argv[2], says so, and holds it until a line comes
 HOLDER = f"""
@@ -98,7 +98,8 @@ def beating(path: Path) -> Iterator[None]:
         count = 1
         while not ended.wait(BEAT):
             count += 1
-            path.write_bytes(elsewhere(count).ljust(locks.LENGTH))
+            with path.open("r+b") as file:  # never empty between two beats
+                file.write(elsewhere(count))
 
     thread = threading.Thread(target=beat)
     thread.start()
@@ -136,22 +137,23 @@ def test_a_stopped_process_of_this_machine_is_alive(path, start):
     first = start()
     held_by(first)
     first.send_signal(signal.SIGSTOP)
-    second = start(patience=3 * DEAD)
+    second = start(patience=1.5 * DEAD)
     assert f"is being written by process {first.pid} on here" in second.communicate()[0]
     assert second.returncode == 75
 
 
 def test_a_beat_that_moves_is_waited_for_whatever_flock_says(path):
     with beating(path), pytest.raises(Interrupted) as error:
-        new_lock(path).acquire(2 * DEAD)
+        new_lock(path).acquire(1.5 * DEAD)
     assert str(error.value) == (
         f"{path.parent} is being written by process 17 on elsewhere, since 2026-01-02 03:04:05 UTC;"
         " run this again when it has ended"
     )
 
 
-@pytest.mark.parametrize("content", [elsewhere(), b"process 12 on a machine", b"\xff{", b"[]"])
-@pytest.mark.parametrize("flock", ["given", "refused"])
+@pytest.mark.parametrize(
+    ("flock", "content"), [("given", elsewhere()), ("refused", elsewhere()), ("given", b"\xff{"), ("given", b"[]")]
+)
 def test_a_beat_that_stands_still_is_taken_over_but_no_sooner(path, flock, content):
     path.parent.mkdir()
     path.write_bytes(content)
@@ -160,7 +162,7 @@ def test_a_beat_that_stands_still_is_taken_over_but_no_sooner(path, flock, conte
         if flock == "refused":  # as by a server that knows nothing of the death
             fcntl.flock(file, fcntl.LOCK_EX)
         lock.acquire(10)
-    assert DEAD < time.monotonic() - begun < 4 * DEAD
+    assert time.monotonic() - begun > DEAD
     assert "process 17 on elsewhere" in lock.said[-1] or content != elsewhere()
     assert lock.said[-1].startswith("took over the lock of ")
     with pytest.raises(Interrupted):
@@ -168,6 +170,17 @@ def test_a_beat_that_stands_still_is_taken_over_but_no_sooner(path, flock, conte
     assert lock.losses == []
     lock.release()
     assert list(path.parent.iterdir()) == []
+
+
+def test_a_file_that_is_empty_for_a_moment_is_looked_at_again(path):
+    path.parent.mkdir()
+    path.write_bytes(elsewhere())
+    lock = new_lock(path)
+    assert not lock.take()
+    path.write_bytes(b"")
+    assert not lock.take()
+    assert lock.take()
+    lock.release()
 
 
 def test_a_holder_who_was_paused_ends_and_leaves_the_lock_to_the_new_one(path, start):
@@ -178,8 +191,8 @@ def test_a_holder_who_was_paused_ends_and_leaves_the_lock_to_the_new_one(path, s
     lock = new_lock(path)
     lock.acquire(10)
     old.send_signal(signal.SIGCONT)
-    output, _ = old.communicate(timeout=10)
-    assert old.returncode == 75
+    assert old.wait(10) == 75  # its end is no doing of ours: it waits for a line
+    output = old.stdout.read()
     assert f"the lock was lost, now process {os.getpid()} on {locks.MACHINE['host']}" in output
     time.sleep(2 * BEAT)
     assert lock.lost() is None and lock.losses == []
@@ -190,10 +203,10 @@ def test_a_holder_who_was_paused_ends_and_leaves_the_lock_to_the_new_one(path, s
 def test_of_several_who_wait_for_a_dead_one_exactly_one_gets_it(path, start, flock):
     path.parent.mkdir()
     path.write_bytes(elsewhere())
-    waiting = [start(f"host{number}", flock, patience=2.5) for number in range(3)]
+    waiting = [start(f"host{number}", flock, patience=3 * DEAD) for number in range(3)]
     while not Path(f"{path}.inside").exists():
         time.sleep(0.01)
-    time.sleep(2 * DEAD)
+    time.sleep(1.2 * DEAD)
     winner = json.loads(path.read_text())["pid"]
     for process in waiting:
         if process.pid == winner:
