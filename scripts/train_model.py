@@ -186,7 +186,7 @@ def open_checkpoints(job: cli.Job) -> tuple[Identity, checkpoints.Checkpoints]:
             nearest = min((identities.differences(identity, other) for other in known), key=len)
             job.say(f"the nearest differs by: {'; '.join(nearest)}")
     saved = checkpoints.Checkpoints(
-        folder / identity.name, settings.keep_checkpoints, settings.keep_every, settings.keep_best
+        folder / identity.name, settings.keep_checkpoints, settings.keep_every, settings.keep_best, job.check_lock
     )
     if processes.leads():
         identities.write(saved.folder, identity)

@@ -5,7 +5,7 @@ A folder checkpoints/<identity>/ holds Orbax steps and metrics.jsonl, one line p
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -22,14 +22,24 @@ from makelm.seals import Seals
 class Checkpoints:
     """Saves and restores the state of one identity, with the metrics and the measured times up to it."""
 
-    def __init__(self, folder: Path, keep: int, keep_every: int | None = None, keep_best: bool = False):
-        """The latest `keep` stay, those of every keep_every-th step, and the one with the least validation loss."""
+    def __init__(
+        self,
+        folder: Path,
+        keep: int,
+        keep_every: int | None = None,
+        keep_best: bool = False,
+        check: Callable[[], None] = lambda: None,
+    ):
+        """The latest `keep` stay, those of every keep_every-th step, and the one with the least validation loss.
+
+        `check` is called before each save and may raise: who has lost the folder to another process must not write.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.metrics_path = folder / "metrics.jsonl"  # line n is step n
         self.timings_path, self.statistics_path = folder / "timings.jsonl", folder / "statistics.jsonl"
         self.metrics: TextIO | None = None
-        self.seals = Seals(folder)
+        self.seals, self.check = Seals(folder), check
         policies = [policy.LatestN(keep)]
         if keep_every:
             policies.append(policy.EveryNSteps(keep_every))
@@ -96,6 +106,7 @@ class Checkpoints:
 
     def save(self, step: int, state: Any, validation_loss: float | None = None) -> None:
         """Starts to save the state after `step` steps; the metrics up to there are on disk first."""
+        self.check()
         with self.disk_may_be_full():
             if self.metrics is not None:
                 self.metrics.flush()
