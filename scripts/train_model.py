@@ -247,6 +247,7 @@ def publish(
         "tokens": settings.steps * settings.batch_size * shape.context_length,
         "loss": float(np.mean(last)),  # over the last twentieth of the steps
         "validation_loss": rows[-1]["validation_loss"],
+        "validation_loss_sem": rows[-1]["validation_loss_sem"],
     }
     (job.staging / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     job.say(f"loss {summary['loss']:.3f}, validation loss {summary['validation_loss']:.3f} nats per token")

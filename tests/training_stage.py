@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,16 @@ def train(data, out, changes=None, *more, devices=1, **others):
     return subprocess.run(words, env=environment(devices), text=True, capture_output=True)
 
 
+def start_and_stop(data, out, number):
+    """Starts the stage, sends a signal once a checkpoint is whole, and returns (exit code, stderr)."""
+    pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE}
+    process = subprocess.Popen(command(data, out), env=environment(), text=True, **pipes)
+    while process.poll() is None and not any(path.name.isdigit() for path in out.glob("checkpoints/*/*")):
+        time.sleep(0.01)  # until one has its final name
+    process.send_signal(number)
+    return process.wait(60), process.communicate()[1]
+
+
 def made(out):
     """Returns the bytes of all that a trained run is, without its measured times."""
     names = ("weights/model.safetensors", "metrics.jsonl", "summary.json")
@@ -75,3 +86,12 @@ def made(out):
 def rows(out):
     """Returns the metrics of each step."""
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="session")
+def undisturbed(data, tmp_path_factory):
+    """A run that nothing happened to."""
+    out = tmp_path_factory.mktemp("run")
+    done = train(data, out)
+    assert done.returncode == 0, done.stderr
+    return out

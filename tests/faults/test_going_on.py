@@ -6,8 +6,11 @@
 import json
 import os
 
+import numpy as np
 import pytest
 from training_stage import made, rows, train
+
+from makelm import weights
 
 if "MAKELM_FAULTS" not in os.environ:
     pytest.skip("takes a while: make test-faults", allow_module_level=True)
@@ -107,3 +110,62 @@ def test_a_bad_step_is_left_out_where_that_is_wanted(data, thirty, tmp_path):
     assert f"step {skipped[0]} was left out" in done.stdout
     too_many = train(data, tmp_path / "bad", CONSTANT | {"bad_steps": "skip", "max_gradient_norm": 1e-6})
     assert too_many.returncode == 2 and "the 20th bad step in a row" in too_many.stderr
+
+
+# ---- from another run
+
+SIXTY = {"schedule": {"kind": "constant"}, "steps": 60, "validate_every": 30, "checkpoint_every": 30}
+KEPT = {"weights": None, "run": "half", "optimizer": "kept", "schedule": "kept"}
+FRESH = KEPT | {"optimizer": "fresh", "schedule": "fresh"}
+
+
+@pytest.fixture(scope="module")
+def half(data, tmp_path_factory):
+    """A run of the first 30 of 60 steps."""
+    out = tmp_path_factory.mktemp("half")
+    done = train(data, out, SIXTY | {"steps": 30})
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def test_a_run_that_keeps_optimizer_and_schedule_is_the_longer_run(data, half, tmp_path):
+    whole = train(data, tmp_path / "whole", SIXTY)
+    assert whole.returncode == 0, whole.stderr
+    done = train(data, tmp_path / "rest", SIXTY, "--start", half, start=KEPT)
+    assert done.returncode == 0, done.stderr
+    assert "from step 30," in done.stdout
+    (weights, metrics, _), content = made(tmp_path / "rest")
+    assert [weights, metrics] == made(tmp_path / "whole")[0][:2]
+    assert content["inputs"]["start"] == json.loads((half / "manifest.json").read_text())["digest"]
+
+
+def test_a_fresh_start_has_the_weights_only(data, half, tmp_path):
+    still = {"learning_rates": dict.fromkeys(("matrices", "embedding", "head", "vectors"), 1e-12)}
+    settled = SIXTY | {"steps": 1, "seed": 3, "schedule": {"warmup_steps": 0}, "optimizer": still}
+    done = train(data, tmp_path, settled, "--start", half, start=FRESH)
+    assert done.returncode == 0, done.stderr
+    own, other = (weights.load(folder / weights.FILE).parameters for folder in (tmp_path, half))
+    assert set(own) == set(other)
+    for name in own:
+        np.testing.assert_allclose(own[name], other[name], atol=1e-9, err_msg=name)
+    assert json.loads((tmp_path / "metrics.jsonl").read_text())["step"] == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "start", "model", "line"),
+    [
+        ({"steps": 30}, KEPT, {}, "train.steps: 30 include the 30 of the run this one starts from"),
+        ({}, FRESH, {"n_layers": 3, "d_ff": 64}, "model.n_layers is 3, there 1; model.d_ff is 64, there 32"),
+        ({"optimizer": {"kind": "lion"}}, KEPT, {}, "was trained with adamw, so lion cannot keep its statistics"),
+        (
+            {"optimizer": {"kind": "adamw", "rate_multipliers": {"mlp": 2.0}}},
+            KEPT,
+            {},
+            "no checkpoint of step 30 with such an optimizer",
+        ),
+    ],
+)
+def test_a_start_that_cannot_be_is_one_line(data, half, tmp_path, changes, start, model, line):
+    done = train(data, tmp_path, SIXTY | changes, "--start", half, start=start, model=model)
+    assert done.returncode == 2
+    assert line in done.stderr and done.stderr.count("\n") == 1
