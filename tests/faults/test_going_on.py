@@ -30,7 +30,7 @@ def facts(out):
     return json.loads((out / "manifest.json").read_text())["content"]["facts"]
 
 
-def test_more_steps_of_a_constant_schedule_go_on_and_are_the_longer_run_to_the_last_bit(data, thirty, tmp_path):
+def test_more_steps_of_a_constant_schedule_go_on_and_are_the_longer_run_to_the_last_bit(data, thirty, tmp_path, tell):
     out, identity = thirty
     longer = train(data, out, CONSTANT | {"steps": 50})
     assert longer.returncode == 0, longer.stderr
@@ -39,9 +39,12 @@ def test_more_steps_of_a_constant_schedule_go_on_and_are_the_longer_run_to_the_l
     assert train(data, tmp_path / "whole", CONSTANT | {"steps": 50}).returncode == 0
     assert made(out) == made(tmp_path / "whole")
     assert [row["step"] for row in rows(out) if "validation_loss" in row] == [20, 40, 50]
+    tell(
+        "faults", "`steps: 30` done, then `steps: 50`, constant schedule", "goes on from 30; the bytes of 50 in one go"
+    )
 
 
-def test_more_steps_go_on_from_before_the_decay_where_that_was_kept(data, tmp_path):
+def test_more_steps_go_on_from_before_the_decay_where_that_was_kept(data, tmp_path, tell):
     decaying = {"schedule": {"kind": "linear", "decay_fraction": 0.5}, "steps": 40, "checkpoint_every": 10}
     assert train(data, tmp_path / "run", decaying | {"keep_every": 10}).returncode == 0
     longer = train(data, tmp_path / "run", decaying | {"steps": 60})
@@ -49,6 +52,7 @@ def test_more_steps_go_on_from_before_the_decay_where_that_was_kept(data, tmp_pa
     assert longer.returncode == 0 and "goes on from step 20 of identity" in longer.stdout
     assert train(data, tmp_path / "whole", decaying | {"steps": 60}).returncode == 0
     assert made(tmp_path / "run") == made(tmp_path / "whole")
+    tell("faults", "`steps: 40` with a decay done, then `steps: 60`", "goes on from before the decay; the same bytes")
 
 
 def test_more_steps_after_a_decay_begin_at_zero_and_say_why(data, tmp_path):

@@ -38,7 +38,7 @@ def training(scratch):
     process.communicate()
 
 
-def test_ctrl_c_saves_and_leaves_no_process(scratch, training):
+def test_ctrl_c_saves_and_leaves_no_process(scratch, training, tell):
     os.killpg(training.pid, signal.SIGINT)
     output, errors = training.communicate(timeout=60)
     assert training.returncode == 75, output + errors
@@ -46,10 +46,14 @@ def test_ctrl_c_saves_and_leaves_no_process(scratch, training):
     assert errors == "interrupted; run make again to go on\n"
     assert scratch.working("scripts/") == []
     assert not any((scratch.folder / ".snakemake").glob("locks/*"))
+    tell("faults", "Ctrl-C in `make`", "saves, 75; no process and no lock is left")
 
 
-@pytest.mark.parametrize("victim", ["snakemake", "train_model.py", "scripts/"])
-def test_after_a_kill_9_the_next_make_simply_works(scratch, training, victim):
+VICTIMS = {"snakemake": "Snakemake", "train_model.py": "the trainer", "scripts/": "all programs of a build"}
+
+
+@pytest.mark.parametrize("victim", VICTIMS)
+def test_after_a_kill_9_the_next_make_simply_works(scratch, training, victim, tell):
     victims = scratch.working(victim)
     assert victims
     for process in victims:
@@ -58,9 +62,10 @@ def test_after_a_kill_9_the_next_make_simply_works(scratch, training, victim):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "wrote results/train_model/tiny" in done.stdout
     assert scratch.working("scripts/") == []
+    tell("faults", f"kill -9 of {VICTIMS[victim]}", "the next `make` goes on; no process is left")
 
 
-def test_when_make_is_killed_the_next_one_waits_for_its_snakemake(scratch, training):
+def test_when_make_is_killed_the_next_one_waits_for_its_snakemake(scratch, training, tell):
     training.kill()
     second = scratch.start_make(TRAINING)
     try:
@@ -71,6 +76,7 @@ def test_when_make_is_killed_the_next_one_waits_for_its_snakemake(scratch, train
     finally:
         second.kill()
     assert second.returncode == 0, output + errors
+    tell("faults", "kill -9 of `make`, then `make`", "waits for the first one's Snakemake, then goes on")
 
 
 def test_a_learning_rate_that_changes_and_changes_back_resumes_its_own_training(scratch, training):

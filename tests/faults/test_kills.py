@@ -57,7 +57,7 @@ def disturb(checkout: Checkout, rng: random.Random) -> tuple[list[str], bool, st
     return hit, process.returncode == 0, said
 
 
-def test_kills_at_random_moments_change_nothing(tmp_path):
+def test_kills_at_random_moments_change_nothing(tmp_path, tell):
     undisturbed, disturbed = copy_checkout(tmp_path / "undisturbed"), copy_checkout(tmp_path / "disturbed")
     done = undisturbed.make(*LONG)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -74,7 +74,8 @@ def test_kills_at_random_moments_change_nothing(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert contents(disturbed) == expected
     hits = ", ".join(f"{killed.count(word)} x {word}" for word in VICTIMS)
-    print(f"{len(killed)} kills ({hits}) in {builds + 1} builds, training began at least {starts} times")
+    what = f"kill -9 {len(killed)} times ({hits}) in {builds + 1} builds"
+    tell("faults", what, f"all manifests are those of an undisturbed build; training began {starts} times")
     metrics = (disturbed.results / "train_model/tiny/metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in metrics] == list(range(1, STEPS + 1))
     assert not list(disturbed.results.rglob(".partial*"))

@@ -72,23 +72,25 @@ def alone(data, tmp_path_factory):
 
 
 def compare(out, alone):
-    """Checks that a training has the steps, and nearly the losses, of another."""
+    """Checks that a training has the steps, and nearly the losses, of another; returns how nearly."""
     own, others = rows(out), rows(alone)
     assert [row["step"] for row in own] == list(range(1, 51))
     losses, expected = ([row["loss"] for row in each] for each in (own, others))
     np.testing.assert_allclose(losses, expected, rtol=1e-4)
     difference = max(abs(a - b) / b for a, b in zip(losses, expected, strict=True))
-    print(f"two processes: losses differ by {difference:.1e} at most")
     assert own[-1]["validation_loss"] == pytest.approx(others[-1]["validation_loss"], rel=1e-4)
     first, second = (weights.load(folder / weights.FILE).parameters for folder in (out, alone))
     for name in first:
         np.testing.assert_allclose(first[name], second[name], atol=2e-3, err_msg=name)
+    return difference
 
 
 @pytest.mark.parametrize("mesh", [MESH, {"data": 1, "fsdp": 8, "tensor": 1}])
-def test_two_processes_do_what_one_does_and_each_saves_its_part(data, alone, begin, tmp_path, mesh):
+def test_two_processes_do_what_one_does_and_each_saves_its_part(data, alone, begin, tmp_path, mesh, tell):
     assert wait(begin(data, tmp_path, mesh=mesh)) == [(0, ""), (0, "")]
-    compare(tmp_path, alone)
+    difference = compare(tmp_path, alone)
+    axes = " x ".join(map(str, mesh.values()))
+    tell("meshes", "two processes of four devices, against one process of eight", axes, f"{difference:.1e}")
     parts = [
         sum(file.stat().st_size for file in tmp_path.glob(f"checkpoints/*/50/state/ocdbt.process_{n}/d/*"))
         for n in (0, 1)
@@ -98,7 +100,7 @@ def test_two_processes_do_what_one_does_and_each_saves_its_part(data, alone, beg
 
 
 @pytest.mark.parametrize("told", [0, 1])
-def test_a_signal_to_one_ends_both_after_the_same_step(data, begin, tmp_path, told):
+def test_a_signal_to_one_ends_both_after_the_same_step(data, begin, tmp_path, told, tell):
     processes = begin(data, tmp_path, {"steps": 100_000}, MESH)
     once_saved(processes, tmp_path)
     processes[told].send_signal(signal.SIGTERM)
@@ -106,22 +108,30 @@ def test_a_signal_to_one_ends_both_after_the_same_step(data, begin, tmp_path, to
     assert [code for code, _ in ended] == [75, 75]
     steps = {line.split("step ")[1].split()[0] for _, line in ended}
     assert len(steps) == 1, ended
+    tell("faults", f"SIGTERM to process {told} of two", "both save the same step and end with 75")
 
 
-def test_a_checkpoint_of_two_processes_is_gone_on_from_by_one_on_another_mesh(data, alone, begin, tmp_path):
+def test_a_checkpoint_of_two_processes_is_gone_on_from_by_one_on_another_mesh(data, alone, begin, tmp_path, tell):
     processes = begin(data, tmp_path, {"time_limit": 1e-3}, MESH)
     assert [code for code, _ in wait(processes)] == [75, 75]
     done = train(data, tmp_path, CHANGES, mesh={"data": 1, "fsdp": 1, "tensor": 1})
     assert done.returncode == 0 and "from step 0," not in done.stdout, done.stderr
-    compare(tmp_path, alone)
+    difference = compare(tmp_path, alone)
+    tell(
+        "faults",
+        "`time_limit` in two processes on 2 x 2 x 2, gone on from by one on one device",
+        f"losses of 50 steps within {difference:.1e}",
+    )
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_when_one_dies_the_other_ends_within_a_minute(data, begin, tmp_path, victim):
+def test_when_one_dies_the_other_ends_within_a_minute(data, begin, tmp_path, victim, tell):
     processes = begin(data, tmp_path, {"steps": 100_000}, MESH)
     once_saved(processes, tmp_path)
     processes[victim].kill()
+    killed = time.monotonic()
     assert processes[1 - victim].wait(60) != 0
+    tell("faults", f"kill -9 of process {victim} of two", f"the other ends after {time.monotonic() - killed:.0f} s")
 
 
 def test_a_number_that_cannot_be_is_one_line(data, tmp_path):

@@ -3,9 +3,10 @@
 import os
 import signal
 import subprocess
+import time
 
 import pytest
-from training_stage import made, start_and_stop, train
+from training_stage import command, environment, made, start_and_stop, train
 
 if "MAKELM_FAULTS" not in os.environ:
     pytest.skip("takes a while: make test-faults", allow_module_level=True)
@@ -63,6 +64,29 @@ def test_a_damaged_checkpoint_is_left_for_the_one_before_aloud(data, undisturbed
     assert f"from step {steps[-2][0] if len(steps) > 1 else 0}, identity" in again.stdout
     assert made(tmp_path) == made(undisturbed)
     tell("faults", f"{damage} of the latest checkpoint lost", "a line, the one before is taken; the same bytes")
+
+
+def test_a_second_trainer_of_a_run_waits_and_then_says_who_is_at_work(data, tmp_path, tell):
+    first = subprocess.Popen(
+        command(data, tmp_path, {"steps": 1_000_000}), env=environment(), stdout=subprocess.DEVNULL
+    )
+    try:
+        while not list(tmp_path.glob("checkpoints/*/identity.json")):
+            assert first.poll() is None
+            time.sleep(0.02)
+        second = train(data, tmp_path, {"lock_wait": 1})
+    finally:
+        first.kill()
+        first.wait()
+    assert second.returncode == 75 and second.stderr.count("\n") == 1
+    assert f"is being written by process {first.pid} on" in second.stderr
+    again = train(data, tmp_path, {"steps": 2, "lock_wait": 0})
+    assert again.returncode == 0, again.stderr
+    tell(
+        "faults",
+        "a second trainer of the same run",
+        "waits `lock_wait`, 75, names the first; free at once when that dies",
+    )
 
 
 @pytest.fixture
