@@ -40,7 +40,9 @@ def test_more_steps_of_a_constant_schedule_go_on_and_are_the_longer_run_to_the_l
     assert made(out) == made(tmp_path / "whole")
     assert [row["step"] for row in rows(out) if "validation_loss" in row] == [20, 40, 50]
     tell(
-        "faults", "`steps: 30` done, then `steps: 50`, constant schedule", "goes on from 30; the bytes of 50 in one go"
+        "faults",
+        "`steps: 30` done, then `steps: 50`, constant schedule",
+        "goes on from 30; the same bytes as in one go",
     )
 
 
