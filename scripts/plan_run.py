@@ -1,7 +1,8 @@
 """Stage plan_run: a run's model, mesh and batch -> plan.json: what it will take.
 
-Parameters, FLOPs per token, bytes per device, steps and tokens, without allocating a weight. Fails where the
-run cannot fit on the devices at hand. How long it may take goes to timings.jsonl, since it is measured.
+Parameters, FLOPs per token, bytes per device, what devices exchange, steps and tokens, without allocating a weight,
+for the devices of this machine or those that hardware: states. Fails where the run cannot fit. How long it may take
+goes to timings.jsonl, since it is measured.
 """
 
 import json
@@ -11,9 +12,8 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import psutil
 
-from makelm import cli, planning, sharding, tokenizer, training
+from makelm import cli, devices, planning, sharding, tokenizer, training
 from makelm.progress import clock, size
 
 UTILIZATION = 0.4  # of a large matmul's rate, what training of a small model reaches here
@@ -27,27 +27,45 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def plan_run(job: cli.Job) -> None:
     """Writes the plan of a run."""
-    settings, mesh = job.config, sharding.make_mesh(job.config.mesh, jax.devices())
-    vocab_size = vocabulary(job)
+    vocab_size, settings = vocabulary(job), job.config
+    target = devices.find(settings.hardware, job.say)
+    mesh = sharding.make_mesh(settings.mesh, target.devices)
+    compute = settings.compute
+    if target.how == "simulated":  # CPUs, simulated ones too, have no kernel for attention
+        compute = compute.model_copy(update={"attention": "xla"})
     # which token ends a text does not matter to a plan
-    trainer = training.make_trainer(settings.model, settings.train, settings.compute, vocab_size, 0, mesh)
+    trainer = training.make_trainer(settings.model, settings.train, compute, vocab_size, 0, mesh)
     shapes = trainer.state_shapes["parameters"]
-    job.say(f"{training.parameter_count(shapes):,} parameters with a vocabulary of {vocab_size:,} tokens")
-    device = jax.devices()[0]
-    have = memory(device, mesh.size)
-    # before the step is compiled, which takes long where a model is large
-    planning.check_fit(sum(planning.state_bytes(trainer).values()), have, device.device_kind)
-    plan = planning.plan(settings.model, mesh, trainer, settings.train.batch_size, settings.train.steps)
-    needed = sum(plan["bytes_per_device"].values())
-    planning.check_fit(needed, have, device.device_kind)
-    seconds = plan["flops"] / mesh.size / (UTILIZATION * matmul_flops())
-    (job.staging / "plan.json").write_text(json.dumps(plan, indent=1) + "\n")
-    (job.staging / "timings.jsonl").write_text(json.dumps({"estimated_seconds": round(seconds, 1)}) + "\n")
+    state = sum(planning.state_bytes(trainer).values())
     job.say(
-        f"{plan['flops_per_token'] / 1e6:.1f} MFLOP per token, {size(needed)} on each of {mesh.size},"
-        f" {plan['tokens']:,} tokens, roughly {clock(seconds)}"
+        f"{training.parameter_count(shapes):,} parameters with a vocabulary of {vocab_size:,} tokens,"
+        f" {size(state)} of state on each of {mesh.size} x {target.name}"
+        + (", which this machine has" if settings.hardware.devices == "local" else "")
     )
-    job.publish({"vocab_size": vocab_size}, measured=("timings.jsonl",), device=device.device_kind)
+    planning.check_fit(state, target)  # before the step is compiled, which takes long where a model is large
+    started = time.monotonic()
+    plan = planning.plan(trainer, target, mesh, settings.model, settings.train)
+    timings = {"compile_seconds": round(time.monotonic() - started, 1)}
+    needed = sum(plan["bytes_per_device"].values())
+    planning.check_fit(needed, target)
+    # how fast devices are that are not here, nobody knows
+    seconds = plan["flops"] / mesh.size / (UTILIZATION * matmul_flops()) if target.how == "here" else None
+    timings["estimated_seconds"] = seconds and round(seconds, 1)
+    (job.staging / "plan.json").write_text(json.dumps(plan, indent=1) + "\n")
+    (job.staging / "timings.jsonl").write_text(json.dumps(timings) + "\n")
+    job.say(summary(plan, needed, target.memory, seconds))
+    job.publish({"vocab_size": vocab_size}, measured=("timings.jsonl",), device=jax.devices()[0].device_kind)
+
+
+def summary(plan: dict, needed: int, memory: int | None, seconds: float | None) -> str:
+    """Returns a plan in one line."""
+    parts = [f"{plan['flops_per_token'] / 1e6:.1f} MFLOP per token", f"{size(needed)} on each of {plan['devices']}"]
+    if memory is None:
+        parts.append("which may not fit: hardware.memory_gb is not stated")
+    if exchanged := sum(plan["collective_bytes"].values()):
+        parts.append(f"{size(exchanged)} exchanged per step and device")
+    parts.append(f"{plan['tokens']:,} tokens")
+    return ", ".join(parts if seconds is None else [*parts, f"roughly {clock(seconds)}"])
 
 
 def vocabulary(job: cli.Job) -> int:
@@ -56,13 +74,6 @@ def vocabulary(job: cli.Job) -> int:
         return job.args.vocab_size
     job.read_input("tokenizer", job.args.tokenizer / "manifest.json")
     return tokenizer.load(job.args.tokenizer).vocab_size
-
-
-def memory(device: jax.Device, devices: int) -> int | None:
-    """Returns the bytes a device has; the devices of a CPU share the machine's."""
-    if device.platform == "cpu":
-        return psutil.virtual_memory().total // devices
-    return (device.memory_stats() or {}).get("bytes_limit")
 
 
 def matmul_flops() -> float:

@@ -79,6 +79,7 @@ def train(job: cli.Job) -> None:
     shards.check_ids(data)
     batches = Batches(data.train, data.vocab_size, shape.context_length, settings.batch_size, settings.seed)
     held_out_WT = validation_windows(data.valid, shape.context_length, settings.batch_size, settings.validate_windows)
+    sharding.check_devices(job.config.hardware, jax.devices())
     mesh = sharding.make_mesh(job.config.mesh, jax.devices())
     trainer = training.make_trainer(shape, settings, job.config.compute, data.vocab_size, data.end_of_text, mesh)
     begin = beginning(job, trainer, data)

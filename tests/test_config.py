@@ -67,6 +67,13 @@ def test_the_default_is_valid_and_values_have_their_types():
         ("run.stdlib.train.schedule.warmup_steps", 10**6, "schedule.warmup_steps must be less than steps"),
         ("run.stdlib.evaluate.stride", 10**6, "run.stdlib.evaluate: stride must be at most window"),
         ("run.stdlib.mesh.data", 0, "run.stdlib.mesh: axes are 1 or more"),
+        ("run.stdlib.hardware.devices", 0, "hardware.devices: input should be local or a number of 1"),
+        (
+            "run.stdlib.hardware.devices",
+            "8",
+            "hardware.devices: input should be local or a number of 1",
+        ),
+        ("run.stdlib.hardware.topology", "v3:16x8", "run.stdlib.hardware: topology needs devices, how many it has"),
         (
             "run.stdlib.compute.attention",
             "cudnn",

@@ -4,34 +4,36 @@ import jax
 import pytest
 from conftest import make_trainer, shape, train
 
-from makelm import config, planning, sharding
+from makelm import config, devices, planning, sharding
 from makelm.errors import UserError
 
 V = 64
 
 
-def trainer_on(fsdp, model, settings):
-    mesh = sharding.make_mesh(config.Mesh(data=1, fsdp=fsdp, tensor=1), jax.devices()[:fsdp])
-    return mesh, make_trainer(model, settings, V, mesh)
+def planned(fsdp, model, settings):
+    target = devices.Target(jax.devices()[:fsdp], "here", "cpu", None)
+    mesh = sharding.make_mesh(config.Mesh(data=1, fsdp=fsdp, tensor=1), target.devices)
+    trainer = make_trainer(model, settings, V, mesh)
+    return trainer, planning.plan(trainer, target, mesh, model, settings)
 
 
 def test_parameters_and_flops_are_those_of_the_formula():
     model = shape(activation="relu_squared", qk_norm=None)
-    mesh, trainer = trainer_on(1, model, train())
-    plan = planning.plan(model, mesh, trainer, 8, 12)
+    plan = planned(1, model, train())[1]
     # q 16x32, k and v 16x16, o 32x16, up and down 16x32, two norms; embedding, head and the last norm
     layer = 16 * 32 * 2 + 16 * 16 * 2 + 16 * 32 * 2 + 2 * 16
     assert plan["parameters"] == 2 * layer + 2 * V * 16 + 16
     computing = plan["parameters"] - V * 16
     assert plan["flops_per_token"] == 6 * computing + 12 * 2 * 4 * 8 * 16
     assert (plan["steps"], plan["tokens"], plan["devices"]) == (12, 12 * 8 * 16, 1)
+    assert set(plan["collective_bytes"].values()) == {0}
 
 
 def test_state_bytes_are_those_of_the_state_on_each_mesh():
     for fsdp in (1, 8):
         model = shape(d_model=64, n_layers=1)
-        mesh, trainer = trainer_on(fsdp, model, train(optimizer={"kind": "adamw"}))
-        plan = planning.plan(model, mesh, trainer, 8, 12)["bytes_per_device"]
+        trainer, plan = planned(fsdp, model, train(optimizer={"kind": "adamw"}))
+        plan = plan["bytes_per_device"]
         state = trainer.initial_state()
         for part in ("parameters", "optimizer"):
             leaves = jax.tree.leaves(state[part])
@@ -41,7 +43,10 @@ def test_state_bytes_are_those_of_the_state_on_each_mesh():
 
 
 def test_a_run_that_cannot_fit_is_refused_with_what_to_change():
-    planning.check_fit(10**9, 2 * 10**9, "cpu")
-    planning.check_fit(10**12, None, "a device that does not say")
-    with pytest.raises(UserError, match=r"needs 3\.00 GB on each device, cpu has 2\.00 GB; lower train\.batch_size"):
-        planning.check_fit(3 * 10**9, 2 * 10**9, "cpu")
+    def check(needed, memory):
+        planning.check_fit(needed, devices.Target(jax.devices(), "here", "cpu", memory))
+
+    check(10**9, 2 * 10**9)
+    check(10**12, None)  # of a device that does not say
+    with pytest.raises(UserError, match=r"needs 3\.00 GB on each device, cpu has 2\.00 GB; raise compute\.accumulate"):
+        check(3 * 10**9, 2 * 10**9)

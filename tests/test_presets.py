@@ -21,7 +21,7 @@ def settings(name: str) -> config.Config:
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_stands_by_itself(name):
     found = settings(name)
-    assert found.runs == [name] == list(PRESETS[name]["run"])
+    assert found.runs == [name] == list(PRESETS[name]["run"])[:1]  # others are built by name only
     run = found.run[name]
     assert run.evaluate.window <= run.model.context_length
     if run.model.positions.kind == "learned":
@@ -40,7 +40,8 @@ def test_a_name_means_the_same_in_all_presets(section):
 def test_make_presets_runs_every_preset_and_knows_its_size():
     reduced = yaml.safe_load((ROOT / "tests/presets/reduced.yaml").read_text())
     presets = {name for name in PRESETS if name != "tiny"}
-    assert set(runpy.run_path(str(ROOT / "tests/presets/run.py"))["PARAMETERS"]) == presets
+    runs = {run for name in presets for run in PRESETS[name]["run"]}
+    assert set(runpy.run_path(str(ROOT / "tests/presets/run.py"))["PARAMETERS"]) == runs
     assert {name.removesuffix("_reduced") for name in reduced["runs"]} == presets
     assert {run["base"] for run in reduced["run"].values()} == presets
     assert list(reduced["run"]) == reduced["runs"]

@@ -14,6 +14,7 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    PlainValidator,
     Tag,
     model_validator,
 )
@@ -283,12 +284,30 @@ class Mesh(Section):
         return self
 
 
+def device_count(value: Any) -> Any:
+    """Reads a number of devices, or local."""
+    value = whole_number(value)
+    if value != "local" and (type(value) is not int or value < 1):
+        raise PydanticCustomError("devices", "input should be local or a number of 1 or more")
+    return value
+
+
 class Hardware(Section):
     """What a run is planned for and must find: so many devices, or those of this machine (local)."""
 
-    devices: Annotated[Count | Literal["local"], EXECUTION]
+    devices: Annotated[int | Literal["local"], PlainValidator(device_count), EXECUTION]
     topology: Annotated[Text | None, EXECUTION]
     memory_gb: Annotated[Positive | None, EXECUTION]
+
+    @model_validator(mode="after")
+    def check(self) -> "Hardware":
+        if self.topology is not None and self.devices == "local":
+            raise PydanticCustomError(
+                "topology",
+                "topology needs devices, how many it has, got {t} and local",
+                {"t": self.topology},
+            )
+        return self
 
 
 class Compute(Section):

@@ -1,5 +1,6 @@
 """What a run will take, from shapes alone: no weight is allocated."""
 
+import re
 from math import prod
 from typing import Any
 
@@ -7,32 +8,53 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from makelm import config, sharding
+from makelm import compiled, config, devices, sharding
+from makelm.devices import Target
 from makelm.errors import UserError
 from makelm.flops import flops_per_token
 from makelm.training import Trainer, parameter_count
 
+ADVICE = (
+    "raise compute.accumulate, set compute.remat, lower train.batch_size or model.context_length, or give mesh.fsdp"
+    " or mesh.tensor more devices"
+)
 
-def plan(shape: config.Model, mesh: Mesh, trainer: Trainer, batch_size: int, steps: int) -> dict[str, Any]:
-    """Returns the plan of a run. Temporary bytes are those of the compiled step on the devices at hand."""
+
+def plan(trainer: Trainer, target: Target, mesh: Mesh, shape: config.Model, train: config.Train) -> dict[str, Any]:
+    """Returns the plan of a run. Raises UserError where the step cannot be compiled for devices of this memory."""
     names = trainer.state_shapes["parameters"]
-    parameters = parameter_count(names)
-    tokens = batch_size * shape.context_length
+    tokens = train.batch_size * shape.context_length
     per_token = flops_per_token(shape, names)
     state = state_bytes(trainer)
-    temporary = temporary_bytes(trainer, shape, mesh, batch_size) - state["gradients"]
-    bytes_per_device = state | {"temporary": max(0, temporary)}
+    compiled_step = compile_step(trainer, target, mesh, (train.batch_size, shape.context_length + 1))
+    memory = compiled_step.memory_analysis()
+    temporary = memory.temp_size_in_bytes + memory.generated_code_size_in_bytes - state["gradients"]
+    found = compiled.exchanged(compiled_step.as_text())
     return {
-        "parameters": parameters,
+        "parameters": parameter_count(names),
         "flops_per_token": per_token,
-        "bytes_per_device": bytes_per_device,
+        "bytes_per_device": state | {"temporary": max(0, temporary)},
+        "collective_bytes": found.bytes_by_kind,
         "devices": mesh.size,
+        "device": target.name,
         "mesh": dict(mesh.shape),
-        "steps": steps,
+        "steps": train.steps,
         "tokens_per_step": tokens,
-        "tokens": steps * tokens,
-        "flops": per_token * steps * tokens,
-        "method": "state: exact, from shapes and shardings; temporary: the step compiled here, gradients apart",
+        "tokens": train.steps * tokens,
+        "flops": per_token * train.steps * tokens,
+        "method": method(target, found.complete),
+    }
+
+
+def method(target: Target, complete: bool) -> dict[str, str]:
+    """Returns how a plan's bytes came about, for each kind of them."""
+    step = f"{devices.METHODS[target.how]} ({devices.compiler(target)})"
+    loops = "" if complete else "; a loop that does not say how often it goes round counts once"
+    return {
+        "state": "parameters, optimizer, average and gradients: exact, from shapes and shardings",
+        "temporary": f"all else that the program holds at its worst, itself too, less the gradients; {step}",
+        "collectives": "of a step on one device, the operands of its collectives, of an all-gather the result, times"
+        f" the rounds of the loops they are in{loops}; {step}",
     }
 
 
@@ -49,18 +71,21 @@ def device_bytes(shapes: Any) -> int:
     return sum(leaf.dtype.itemsize * prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in jax.tree.leaves(shapes))
 
 
-def temporary_bytes(trainer: Trainer, shape: config.Model, mesh: Mesh, batch_size: int) -> int:
-    """Returns what the compiled step holds on a device beside its inputs and outputs; gradients among it."""
+def compile_step(trainer: Trainer, target: Target, mesh: Mesh, windows: tuple[int, int]) -> jax.stages.Compiled:
+    """Returns the compiled step of batches of these dims; no array is made."""
     rows = jax.sharding.NamedSharding(mesh, sharding.BATCH)
-    windows_BT = jax.ShapeDtypeStruct((batch_size, shape.context_length + 1), jnp.int32, sharding=rows)
-    compiled = trainer.step.lower(trainer.state_shapes, windows_BT, 0).compile()
-    return compiled.memory_analysis().temp_size_in_bytes
+    windows_BT = jax.ShapeDtypeStruct(windows, jnp.int32, sharding=rows)
+    try:
+        return trainer.step.lower(trainer.state_shapes, windows_BT, 0).compile()
+    except jax.errors.JaxRuntimeError as error:
+        # compilers for accelerators refuse what is too large for their memory
+        if not (found := re.search(r"Used (\S+) of (\S+) hbm", str(error))):
+            raise
+        raise UserError(f"the run needs {found[1]}B on each device, {target.name} has {found[2]}B; {ADVICE}") from None
 
 
-def check_fit(needed: int, available: int | None, device: str) -> None:
+def check_fit(needed: int, target: Target) -> None:
     """Raises UserError where a device has less memory than the run needs."""
-    if available is not None and needed > available:
-        raise UserError(
-            f"the run needs {needed / 1e9:.2f} GB on each device, {device} has {available / 1e9:.2f} GB;"
-            " lower train.batch_size or model.context_length, or give mesh.fsdp more devices"
-        )
+    if target.memory is not None and needed > target.memory:
+        have = f"{target.name} has {target.memory / 1e9:.2f} GB"
+        raise UserError(f"the run needs {needed / 1e9:.2f} GB on each device, {have}; {ADVICE}")

@@ -74,6 +74,15 @@ def make_mesh(mesh: config.Mesh, devices: Sequence[jax.Device]) -> Mesh:
     return Mesh(np.array(devices).reshape(tuple(sizes.values())), AXES)
 
 
+def check_devices(hardware: config.Hardware, devices: Sequence[jax.Device]) -> None:
+    """Raises UserError where a run is stated for another number of devices than there are."""
+    if hardware.devices not in ("local", len(devices)):
+        raise UserError(
+            f"hardware.devices: {hardware.devices} devices are stated, JAX finds {len(devices)}"
+            f" ({devices[0].platform}); run it where they are, or set hardware.devices to local"
+        )
+
+
 def parameter_sharding(mesh: Mesh, name: str, shape: tuple[int, ...]) -> NamedSharding:
     """Returns how a parameter lies on the mesh, or what is of its shape.
 

@@ -42,7 +42,7 @@ def test_more_steps_of_a_constant_schedule_go_on_and_are_the_longer_run_to_the_l
     tell(
         "faults",
         "`steps: 30` done, then `steps: 50`, constant schedule",
-        "goes on from 30; the same bytes as in one go",
+        "goes on from 30; the bytes of 50 at once",
     )
 
 

@@ -38,7 +38,10 @@ PARAMETERS = {
     "gpt2_large": 774_030_080,
     "gpt2_medium": 354_823_168,
     "gpt2_xl": 1_557_611_200,
+    "gptj_40b_v3_256": 39_483_278_560,
     "gptj_6b": 6_050_882_784,
+    "gptj_6b_8x80gb": 6_050_882_784,
+    "gptj_6b_v3_256": 6_050_882_784,
     "llama_small": 100_682_496,
     "nanodo": 35_578_880,
     "nanogpt_124m": 124_373_760,
@@ -159,9 +162,9 @@ def preset_lines(counts: dict[str, int]) -> list[str]:
         "|---|---|---|",
     ]
     for path in PRESETS:
-        if path.stem in counts:
-            title = path.read_text(encoding="utf-8").removeprefix("# ").split(":")[0]
-            lines.append(f"| {path.stem} | {title} | {counts[path.stem]:,} |")
+        text = path.read_text(encoding="utf-8")
+        title = text.removeprefix("# ").split(":")[0]
+        lines += [f"| {run} | {title} | {counts[run]:,} |" for run in yaml.safe_load(text)["run"] if run in counts]
     return lines
 
 
