@@ -19,6 +19,7 @@ KEYS = {
     "run.tiny.train.seed=1": TRAINED,
     "run.tiny.model.n_layers=1 run.tiny.model.n_kv_heads=2": PLANNED,  # the two change places
     "run.tiny.mesh.fsdp=1 run.tiny.compute.remat=true": {"plan_run", "write_report"},
+    "run.tiny.hardware.memory_gb=64": {"plan_run", "write_report"},
     "run.tiny.train.log_every=7": NOTHING,
     "run.tiny.train.checkpoint_every=7": NOTHING,
     "run.tiny.cores=1": NOTHING,

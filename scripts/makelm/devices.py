@@ -1,5 +1,6 @@
 """The devices that a plan is for: those of this machine, a TPU topology, or what stands for those that are not here."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import metadata, util
@@ -61,11 +62,13 @@ def topology(name: str, count: int) -> Sequence[jax.Device]:
 
     Raises UserError where libtpu knows no such topology, or it has another number of devices.
     """
+    # it only compiles, so another process may have libtpu too
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     try:
         devices = topologies.get_topology_desc(name, "tpu").devices
-    except (jax.errors.JaxRuntimeError, RuntimeError, ValueError) as error:
+    except RuntimeError as error:
         why = str(error).strip().split("\n")[0]
-        raise UserError(f"hardware.topology: libtpu knows none called {name!r}, such as v3:16x8 ({why})") from None
+        raise UserError(f"hardware.topology: libtpu does not make {name!r}, as it would v3:16x8: {why}") from None
     if len(devices) != count:
         raise UserError(f"hardware.topology: {name} has {len(devices)} devices, hardware.devices states {count}")
     return devices

@@ -1,0 +1,47 @@
+"""Whole plans for 256 devices that are not here, by the stage: `make test-faults` runs these."""
+
+import json
+import os
+from importlib import util
+
+import pytest
+from plans import plan
+
+if "MAKELM_FAULTS" not in os.environ:
+    pytest.skip("takes a while: make test-faults", allow_module_level=True)
+
+
+def of_state(found: dict) -> dict:
+    """Returns a plan's bytes without the temporary ones."""
+    return {part: count for part, count in found["bytes_per_device"].items() if part != "temporary"}
+
+
+# 4 attention matrices, 3 of the gated layer, embedding and head lie in 256 parts; 3 norms are whole
+PARAMETERS = 4 * ((4 * 256 * 64 + 3 * 256 * 256 + 2 * 64 * 256) // 256 + 3 * 256)
+STATE = {"parameters": PARAMETERS, "optimizer": 2 * PARAMETERS, "gradients": PARAMETERS}
+
+
+def test_one_device_plans_for_256(tmp_path):
+    code, said, found = plan(tmp_path, devices=256)
+    assert code == 0, said
+    assert "256 devices are stated, here is 1 x cpu: an estimate" in said and "may not fit" in said
+    assert found["devices"] == 256 and found["mesh"] == {"data": 1, "fsdp": 32, "tensor": 8}
+    counters = of_state(found)["optimizer"] - STATE["optimizer"]
+    assert 0 <= counters <= 64 and of_state(found) == STATE | {"optimizer": STATE["optimizer"] + counters}
+    assert "an estimate" in found["method"]["temporary"] and found["collective_bytes"]["all-gather"] > 0
+    assert json.loads((tmp_path / "timings.jsonl").read_text())["estimated_seconds"] is None
+
+
+@pytest.mark.skipif(util.find_spec("libtpu") is None, reason="libtpu is not installed")
+def test_the_step_is_compiled_for_a_tpu_topology(tmp_path):
+    code, said, found = plan(tmp_path, devices=256, topology="v3:16x8", memory_gb=16)
+    assert code == 0, said
+    assert found["device"] == "TPU v3" and "libtpu" in found["method"]["collectives"]
+    assert found["collective_bytes"]["all-gather"] > 0
+
+
+@pytest.mark.skipif(util.find_spec("libtpu") is not None, reason="libtpu is installed")
+def test_a_topology_without_libtpu_says_how_to_do_better(tmp_path):
+    code, said, found = plan(tmp_path, devices=256, topology="v3:16x8")
+    assert code == 0 and "pip install libtpu" in said
+    assert "an estimate" in found["method"]["temporary"]
