@@ -26,16 +26,15 @@ V, STEPS, ROWS = 208, 50, 16
 MESHES = [(1, 8, 1), (8, 1, 1), (2, 2, 2), (4, 1, 2)]
 # sizes tell what an array is: no weight has as many elements as a part of another, or Muon's square of one
 SMALL = {"context_length": 32, "d_model": 32, "n_heads": 6, "n_kv_heads": 2, "d_head": 12, "d_ff": 80}
-RATES = {
-    "learning_rates": dict.fromkeys(("matrices", "embedding", "head", "vectors"), 0.003)
-}  # low: training itself makes more of each rounding
+# low: training itself makes more of each rounding
+RATES = {"learning_rates": dict.fromkeys(("matrices", "embedding", "head", "vectors"), 0.003)}
 # name -> model, training, compute, in words
 MODELS = {
     "muon": (
         SMALL | {"activation": "relu_squared", "mask_documents": True},
         {"optimizer": RATES},
-        {},
-        "RMSNorm, RoPE, grouped heads, masked documents; Muon",
+        {"scan_layers": True},
+        "RMSNorm, RoPE, grouped heads, masked documents; Muon, scanned",
     ),
     "adamw": (
         GPT2 | SMALL | {"n_kv_heads": 6, "biases": {"head": True}, "init": "gpt2", "dropout": 0.1},
@@ -43,7 +42,9 @@ MODELS = {
         {"accumulate": 2, "remat": True, "scan_layers": True},
         "as GPT-2, dropout; AdamW, clipped, averaged, scanned, recomputed, in two parts",
     ),
+    "parts": (SMALL | {"n_layers": 1}, {"optimizer": {"kind": "lion"}}, {"accumulate": 2}, ""),
 }
+TRAINED = ("muon", "adamw")
 
 
 @cache
@@ -73,7 +74,7 @@ def trained(name: str, axes: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarr
 
 
 @pytest.mark.parametrize("axes", MESHES)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", TRAINED)
 def test_a_mesh_feeds_the_same_tokens_and_gives_the_same_losses(name, axes, tell):
     (losses, fed, parameters), (expected, tokens, wanted) = trained(name, axes), trained(name, (1, 1, 1))
     assert np.array_equal(fed, tokens)
@@ -82,7 +83,7 @@ def test_a_mesh_feeds_the_same_tokens_and_gives_the_same_losses(name, axes, tell
     assert losses[-1] < losses[0] - 0.5
     for leaf, value in wanted.items():
         distance = np.linalg.norm(parameters[leaf] - value)
-        assert distance <= 1e-3 * np.linalg.norm(value) + 1e-5, leaf
+        assert distance <= 1e-2 * np.linalg.norm(value) + 1e-5, leaf  # of a gradient near zero Adam makes a whole step
 
 
 # ---- what XLA made of the step
@@ -95,6 +96,7 @@ class Instruction(NamedTuple):
     kind: str
     sizes: list[int]  # elements of each result
     operands: list[str]
+    inside: bool  # of a loop, or of what else is called
     text: str
 
 
@@ -104,14 +106,14 @@ class Program:
     def __init__(self, text: str):
         self.instructions, self.users, self.arguments = {}, defaultdict(list), {}
         for line in text.splitlines():
-            if opened := re.match(r"(?:ENTRY )?%([\w.-]+) \(.*\{$", line):
-                computation = opened[1]
+            if opened := re.match(r"(ENTRY )?%([\w.-]+) \(.*\{$", line):
+                inside, computation = not opened[1], opened[2]
             found = re.match(r"\s+(?:ROOT )?%([\w.-]+) = (.+?) ([\w-]+)\((.*)", line)
             if not found:
                 continue
             name, result, kind, rest = found.groups()
             sizes = [prod(map(int, filter(None, dims.split(",")))) for dims in re.findall(r"\w\[([\d,]*)\]", result)]
-            one = Instruction(name, kind, sizes, re.findall(r"%([\w.-]+)", rest.split("), ")[0]), line)
+            one = Instruction(name, kind, sizes, re.findall(r"%([\w.-]+)", rest.split("), ")[0]), inside, line)
             self.instructions[name] = one
             for operand in one.operands:
                 self.users[operand].append(one)
@@ -154,7 +156,7 @@ SHARDED = pytest.mark.parametrize("axes", [(1, 8, 1), (2, 2, 2)])
 
 
 @SHARDED
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", TRAINED)
 def test_what_leaves_the_step_lies_as_the_table_says(name, axes):
     trainer, step = compiled(name, axes)
     names, seen = trainer.state_shapes["parameters"], 0
@@ -169,7 +171,7 @@ def test_what_leaves_the_step_lies_as_the_table_says(name, axes):
 
 
 @SHARDED
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", TRAINED)
 def test_the_sum_of_a_gradient_is_only_sliced(name, axes):
     """XLA on a CPU has no reduce-scatter: what it makes of one is a sum, and of the sum a slice."""
     trainer, step = compiled(name, axes)
@@ -183,7 +185,7 @@ def test_the_sum_of_a_gradient_is_only_sliced(name, axes):
 
 
 @SHARDED
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", TRAINED)
 def test_weights_are_gathered_one_at_a_time_and_activations_never(name, axes):
     trainer, step = compiled(name, axes)
     sizes, gathers = whole_sizes(trainer), Program(step.as_text()).all("all-gather")
@@ -191,6 +193,12 @@ def test_weights_are_gathered_one_at_a_time_and_activations_never(name, axes):
     assert {size for one in gathers for size in one.sizes if size > tokens} <= sizes
     assert all("jvp" in one.text for one in gathers), "weights are not gathered to be changed"
     assert sum("transpose(jvp" in one.text for one in gathers) >= 6, "and are not kept for the backward pass"
+
+
+def test_weights_are_gathered_again_for_each_part_of_a_batch():
+    trainer, step = compiled("parts", (1, 8, 1))
+    sizes, gathers = whole_sizes(trainer), Program(step.as_text()).all("all-gather")
+    assert {one.inside for one in gathers if max(one.sizes) in sizes} == {True}
 
 
 @pytest.mark.skipif(
