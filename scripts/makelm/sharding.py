@@ -11,8 +11,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
+from jax.experimental import mesh_utils
 from jax.extend.core import Primitive
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -71,7 +71,9 @@ def mesh_shape(mesh: config.Mesh, devices: int) -> dict[str, int]:
 def make_mesh(mesh: config.Mesh, devices: Sequence[jax.Device]) -> Mesh:
     """Returns the mesh over these devices."""
     sizes = mesh_shape(mesh, len(devices))
-    return Mesh(np.array(devices).reshape(tuple(sizes.values())), AXES)
+    # on TPUs, neighbours along the last axis are neighbours on the torus; elsewhere the order of devices stays
+    arranged = mesh_utils.create_device_mesh(tuple(sizes.values()), devices, allow_split_physical_axes=True)
+    return Mesh(arranged, AXES)
 
 
 def check_devices(hardware: config.Hardware, devices: Sequence[jax.Device]) -> None:
