@@ -12,15 +12,15 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
-sys.path.insert(0, str(ROOT / "scripts"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 
 import tables
 import yaml
 
 from makelm import configfile, stages
 
+ROOT = Path(__file__).resolve().parent.parent
 VOCABULARY = 50257
 RUNS = ("gptj_6b_8x80gb", "gptj_6b_v3_256", "gptj_40b_v3_256")
 
