@@ -1,5 +1,7 @@
 """Plans: exact where they say so, and a clear word where a run cannot fit."""
 
+from types import SimpleNamespace
+
 import jax
 import pytest
 from conftest import make_trainer, shape, train
@@ -50,3 +52,20 @@ def test_a_run_that_cannot_fit_is_refused_with_what_to_change():
     check(10**12, None)  # of a device that does not say
     with pytest.raises(UserError, match=r"needs 3\.00 GB on each device, cpu has 2\.00 GB; raise compute\.accumulate"):
         check(3 * 10**9, 2 * 10**9)
+
+
+def test_a_step_that_libtpu_refuses_says_what_to_change():
+    def refuse():
+        raise jax.errors.JaxRuntimeError(
+            "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory required for HLO"
+            " temporaries (24.21G) exceeds available HBM (15.48G). HLO module: jit_step."
+        )
+
+    lowered = SimpleNamespace(compile=refuse)
+    trainer = SimpleNamespace(state_shapes={}, step=SimpleNamespace(lower=lambda *_: lowered))
+    target = devices.Target(jax.devices()[:1], "topology", "TPU v3", None)
+    mesh = sharding.make_mesh(config.Mesh(data=1, fsdp=1, tensor=1), target.devices)
+    with pytest.raises(
+        UserError, match=r"needs 24\.21 GiB beside .*, TPU v3 has 15\.48 GiB; raise compute\.accumulate"
+    ):
+        planning.compile_step(trainer, target, mesh, (8, 17))

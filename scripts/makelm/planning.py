@@ -78,10 +78,11 @@ def compile_step(trainer: Trainer, target: Target, mesh: Mesh, windows: tuple[in
     try:
         return trainer.step.lower(trainer.state_shapes, windows_BT, 0).compile()
     except jax.errors.JaxRuntimeError as error:
-        # compilers for accelerators refuse what is too large for their memory
-        if not (found := re.search(r"Used (\S+) of (\S+) hbm", str(error))):
+        # libtpu refuses what is too large for these TPUs, in powers of two
+        if not (found := re.search(r"\((\S+)G\) exceeds available HBM \((\S+)G\)", str(error))):
             raise
-        raise UserError(f"the run needs {found[1]}B on each device, {target.name} has {found[2]}B; {ADVICE}") from None
+        needs = f"the step needs {found[1]} GiB beside the state on each device"
+        raise UserError(f"{needs}, {target.name} has {found[2]} GiB; {ADVICE}") from None
 
 
 def check_fit(needed: int, target: Target) -> None:
