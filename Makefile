@@ -67,7 +67,8 @@ test-parity: $(READY) $(PARITY)/.ready ## exports and imports against transforme
 	@MAKELM_PARITY_PYTHON=$(CURDIR)/$(PARITY)/bin/python .venv/bin/python -m pytest tests/parity $(ARGS)
 
 test-faults: $(READY) ## meshes, interruptions, and KILLS=50 kill -9 at random moments; TABLES=1 writes docs/training.md's tables
-	@MAKELM_FAULTS=$(KILLS) MAKELM_TABLES=$(TABLES) .venv/bin/python -m pytest tests/faults --capture=no $(ARGS)
+	@MAKELM_FAULTS=$(KILLS) MAKELM_TABLES=$(TABLES) .venv/bin/python -m pytest tests/faults --durations=20 \
+	  $(if $(TABLES),--capture=no,--numprocesses 2 --dist loadfile) $(ARGS)
 
 golden: $(READY) $(PARITY)/.ready ## make anew what tests/test_golden.py compares the model with
 	@MAKELM_PARITY_PYTHON=$(CURDIR)/$(PARITY)/bin/python PYTHONPATH=scripts:tests:tests/parity \

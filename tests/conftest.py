@@ -30,7 +30,7 @@ from makelm.model import Skeleton, shapes
 pytest_plugins = ("checkout", "telling", "training_stage")  # fixtures of the tests of programs
 
 # their tests are few and long: begun last, they would leave one of two processes waiting for the other
-FIRST = ("test_workflow.py", "test_train_stage.py", "test_training.py")
+FIRST = ("test_workflow.py", "test_train_stage.py", "test_training.py", "test_kills.py", "test_processes.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
