@@ -1,4 +1,4 @@
-"""What tests of faults have to tell: rows of the tables in docs/training.md, written with `make test-faults TABLES=1`."""
+"""Rows that tests of faults have for the tables in docs/training.md, written with `make test-faults TABLES=1`."""
 
 import os
 from collections.abc import Callable, Iterator
