@@ -79,16 +79,13 @@ def test_an_optimizer_whose_statistics_are_smaller_than_weights_fits_every_mesh(
     assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(trainer.state_shapes) if leaf.size == 1)
 
 
-def test_meshes_give_the_same_losses():
-    windows = np.random.default_rng(0).integers(0, 64, (4, 8, 17)).astype(np.int32)
-    losses = []
-    for axes, devices in (((1, 1, 1), jax.devices()[:1]), ((1, 8, 1), None), ((2, 2, 2), None)):
-        trainer = make_trainer(shape(n_layers=1), train(), 64, mesh_of(*axes, devices))
+def test_a_mesh_gives_the_same_losses():
+    """One mesh of three axes; tests/faults has more of them, and more steps."""
+    windows, losses = np.random.default_rng(0).integers(0, 64, (2, 8, 17)).astype(np.int32), []
+    for axes, devices in (((1, 1, 1), jax.devices()[:1]), ((2, 2, 2), None)):
+        trainer = make_trainer(shape(n_layers=1), train(optimizer={"kind": "adamw"}), 64, mesh_of(*axes, devices))
         state = trainer.initial_state()
-        row = []
-        for step in range(4):
+        for step in range(2):
             state, metrics = trainer.step(state, trainer.place(windows[step]), step)
-            row.append(float(metrics["loss"]))
-        losses.append(row)
+        losses.append(float(metrics["loss"]))
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
-    np.testing.assert_allclose(losses[2], losses[0], rtol=1e-4)

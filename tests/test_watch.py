@@ -7,6 +7,7 @@ import pty
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -230,10 +231,13 @@ def test_what_was_trained_before_may_be_trained_anew_while_make_is_at_work(train
 
 def test_elsewhere_it_writes_plain_lines_and_ctrl_c_ends_it_quietly(training, tmp_path):
     training.begin().make(1, 60)
-    process = subprocess.Popen(COMMAND, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    # tests that were started in the background hand on that Ctrl-C is not for them
+    heed = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen(COMMAND, cwd=tmp_path, text=True, preexec_fn=heed, **pipes)
     assert process.stdout.readline().startswith("[small] 60/200 steps")
     process.send_signal(signal.SIGINT)
-    text, errors = process.communicate(timeout=10)
+    text, errors = process.communicate(timeout=60)
     assert (process.returncode, text.strip(), errors) == (0, "", "")
 
 
