@@ -7,7 +7,6 @@ import pty
 import signal
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -232,9 +231,10 @@ def test_what_was_trained_before_may_be_trained_anew_while_make_is_at_work(train
 def test_elsewhere_it_writes_plain_lines_and_ctrl_c_ends_it_quietly(training, tmp_path):
     training.begin().make(1, 60)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    # tests that were started in the background hand on that Ctrl-C is not for them
-    heed = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
-    process = subprocess.Popen(COMMAND, cwd=tmp_path, text=True, preexec_fn=heed, **pipes)
+    # tests that were started in the background would hand on that Ctrl-C is not for them
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen(COMMAND, cwd=tmp_path, text=True, **pipes)
+    signal.signal(signal.SIGINT, before)
     assert process.stdout.readline().startswith("[small] 60/200 steps")
     process.send_signal(signal.SIGINT)
     text, errors = process.communicate(timeout=60)
