@@ -99,16 +99,16 @@ def test_two_processes_do_what_one_does_and_each_saves_its_part(data, alone, beg
     assert not list(tmp_path.glob(".partial*"))
 
 
-@pytest.mark.parametrize("told", [0, 1])
-def test_a_signal_to_one_ends_both_after_the_same_step(data, begin, tmp_path, told, tell):
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_signal_to_one_ends_both_after_the_same_step(data, begin, tmp_path, number, tell):
     processes = begin(data, tmp_path, {"steps": 100_000}, MESH)
     once_saved(processes, tmp_path)
-    processes[told].send_signal(signal.SIGTERM)
+    processes[number].send_signal(signal.SIGTERM)
     ended = wait(processes)
     assert [code for code, _ in ended] == [75, 75]
     steps = {line.split("step ")[1].split()[0] for _, line in ended}
     assert len(steps) == 1, ended
-    tell("faults", f"SIGTERM to process {told} of two", "both save the same step and end with 75")
+    tell("faults", f"SIGTERM to process {number} of two", "both save the same step and end with 75")
 
 
 def test_a_checkpoint_of_two_processes_is_gone_on_from_by_one_on_another_mesh(data, alone, begin, tmp_path, tell):
