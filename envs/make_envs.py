@@ -13,6 +13,8 @@ from packaging.markers import Marker
 FOLDER = Path(__file__).resolve().parent
 PYTHON, PIP = "3.12.11", "25.1.1"  # the lock file leaves these open
 VERSIONS = {"python_full_version": PYTHON, "python_version": PYTHON.rpartition(".")[0]}
+# Snakemake and how it submits jobs: they run outside of these environments
+OUTSIDE = ("snakemake", "snakemake-executor-plugin-slurm", "snakemake-executor-plugin-cluster-generic")
 SYSTEMS = [
     {"sys_platform": "linux", "platform_machine": "x86_64"},
     {"sys_platform": "darwin", "platform_machine": "arm64"},
@@ -23,8 +25,9 @@ def locked_requirements() -> list[str]:
     """Returns what uv.lock pins for the stages, one requirement per entry."""
     uv = shutil.which("uv", path=str(Path(sys.executable).parent))
     assert uv, "uv belongs to the environment that make sets up"
-    flags = "--locked --no-default-groups --no-hashes --no-annotate --no-header --no-emit-project --prune snakemake"
-    export = [uv, "export", "--quiet", "--format", "requirements.txt", *flags.split()]
+    flags = "--locked --no-default-groups --no-hashes --no-annotate --no-header --no-emit-project".split()
+    outside = [word for package in OUTSIDE for word in ("--prune", package)]
+    export = [uv, "export", "--quiet", "--format", "requirements.txt", *flags, *outside]
     text = subprocess.run(export, cwd=FOLDER.parent, check=True, capture_output=True, text=True).stdout
     return [short for line in text.splitlines() if (short := without_python(line))]
 

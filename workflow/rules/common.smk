@@ -14,6 +14,7 @@ os.environ.update(
 )
 
 import makelm.closure as makelm_closure
+import makelm.cluster as makelm_cluster
 import makelm.configfile as makelm_configfile
 import makelm.corpus as makelm_corpus
 import makelm.errors as makelm_errors
@@ -29,6 +30,7 @@ try:
     SETTINGS = makelm_configfile.load(RAW)
     SOURCES = makelm_corpus.source_files(SETTINGS)
     WEIGHTS = makelm_pretrained.source_files(SETTINGS)
+    makelm_cluster.check(SETTINGS)
     for stage in makelm_stages.PARTS:
         makelm_stages.packages(stage, LOCK)  # also reads all code, so that a slip in it is found here
 except makelm_errors.UserError as error:
@@ -65,6 +67,15 @@ def keys(stage, name):
 def execution(stage, name):
     """Returns a stage's execution keys; they stand in resources:, which Snakemake does not compare."""
     return makelm_stages.canonical(makelm_stages.keys(stage, SETTINGS, name, LOCK)[1])
+
+
+def asked(stage):
+    """Returns the resources of a stage's jobs: how they are started and, on a cluster, what its scheduler is asked for."""
+
+    def of(key):
+        return lambda wildcards, threads: makelm_cluster.request(SETTINGS, stage, wildcards.get("run"), threads)[key]
+
+    return {key: of(key) for key in makelm_cluster.keys(SETTINGS)}
 
 
 def shards(run, *patterns):

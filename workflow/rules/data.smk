@@ -22,11 +22,13 @@ rule download_corpus:
     conda:
         "../../envs/cpu.yaml"
     threads: 2
+    resources:
+        **asked("download_corpus"),
     params:
         config=lambda wildcards: keys("download_corpus", wildcards.corpus),
         out=subpath(output.manifest, parent=True),
     shell:
-        "exec python {input.script:q}"
+        "{resources.launch} python {input.script:q}"
         " --config {params.config:q}"
         " --out {params.out:q}"
         " --cores {threads}"
@@ -47,11 +49,13 @@ rule download_weights:
         "logs/download_weights/{weights}.log",
     conda:
         "../../envs/cpu.yaml"
+    resources:
+        **asked("download_weights"),
     params:
         config=lambda wildcards: keys("download_weights", wildcards.weights),
         out=subpath(output.manifest, parent=True),
     shell:
-        "exec python {input.script:q}"
+        "{resources.launch} python {input.script:q}"
         " --config {params.config:q}"
         " --out {params.out:q}"
         " --cores {threads}"
@@ -75,13 +79,14 @@ rule train_tokenizer:
         "../../envs/cpu.yaml"
     threads: 2
     resources:
+        **asked("train_tokenizer"),
         execution=lambda wildcards: execution("train_tokenizer", wildcards.tokenizer),
     params:
         config=lambda wildcards: keys("train_tokenizer", wildcards.tokenizer),
         corpus=lambda wildcards, input: ["--corpus", os.path.dirname(input.corpus[0])] if input.corpus else [],
         out=subpath(output.manifest, parent=True),
     shell:
-        "exec python {input.script:q}"
+        "{resources.launch} python {input.script:q}"
         " --config {params.config:q}"
         " --execution {resources.execution:q}"
         " {params.corpus:q}"
@@ -108,13 +113,15 @@ rule encode_shard:
         "logs/encode_shard/{corpus}/{tokenizer}/{shard}.log",
     conda:
         "../../envs/cpu.yaml"
+    resources:
+        **asked("encode_shard"),
     params:
         config=lambda wildcards: keys("encode_shard", wildcards.tokenizer),
         corpus=subpath(input.corpus, parent=True),
         tokenizer=subpath(input.tokenizer, parent=True),
         out=subpath(output.manifest, parent=True),
     shell:
-        "exec python {input.script:q}"
+        "{resources.launch} python {input.script:q}"
         " --config {params.config:q}"
         " --corpus {params.corpus:q}"
         " --tokenizer {params.tokenizer:q}"

@@ -31,6 +31,7 @@ rule plan_run:
         "../../envs/cpu.yaml"
     threads: lambda wildcards: SETTINGS.run[wildcards.run].cores
     resources:
+        **asked("plan_run"),
         execution=lambda wildcards: execution("plan_run", wildcards.run),
         accelerator=1,
     params:
@@ -38,7 +39,7 @@ rule plan_run:
         tokenizer=subpath(input.tokenizer, parent=True),
         out=subpath(output.manifest, parent=True),
     shell:
-        "exec python {input.script:q}"
+        "{resources.launch} python {input.script:q}"
         " --config {params.config:q}"
         " --execution {resources.execution:q}"
         " --tokenizer {params.tokenizer:q}"
@@ -66,6 +67,7 @@ rule train_model:
         "../../envs/cpu.yaml"
     threads: lambda wildcards: SETTINGS.run[wildcards.run].cores
     resources:
+        **asked("train_model"),
         execution=lambda wildcards: execution("train_model", wildcards.run),
         accelerator=1,
     params:
@@ -74,7 +76,7 @@ rule train_model:
         start=lambda wildcards: ["--start", start_folder(wildcards.run)] if SETTINGS.run[wildcards.run].start else [],
         out=subpath(output.manifest, parent=True),
     shell:
-        "exec python {input.script:q}"
+        "{resources.launch} python {input.script:q}"
         " --config {params.config:q}"
         " --execution {resources.execution:q}"
         " --shards {params.shards:q}"
@@ -83,6 +85,7 @@ rule train_model:
         " --cores {threads}"
         " --log {log:q}"
         " --stop-with-parent"
+        " {resources.launcher}"
 
 
 rule sample_model:
@@ -108,6 +111,7 @@ rule sample_model:
         "../../envs/cpu.yaml"
     threads: lambda wildcards: SETTINGS.run[wildcards.run].cores
     resources:
+        **asked("sample_model"),
         accelerator=1,
     params:
         config=lambda wildcards: keys("sample_model", wildcards.run),
@@ -115,7 +119,7 @@ rule sample_model:
         tokenizer=subpath(input.tokenizer, parent=True),
         out=subpath(output.manifest, parent=True),
     shell:
-        "exec python {input.script:q}"
+        "{resources.launch} python {input.script:q}"
         " --config {params.config:q}"
         " --model {params.model:q}"
         " --tokenizer {params.tokenizer:q}"
@@ -148,6 +152,7 @@ rule evaluate_model:
         "../../envs/cpu.yaml"
     threads: lambda wildcards: SETTINGS.run[wildcards.run].cores
     resources:
+        **asked("evaluate_model"),
         accelerator=1,
     params:
         config=lambda wildcards: keys("evaluate_model", wildcards.run),
@@ -156,7 +161,7 @@ rule evaluate_model:
         corpus=subpath(input.corpus, parent=True),
         out=subpath(output.manifest, parent=True),
     shell:
-        "exec python {input.script:q}"
+        "{resources.launch} python {input.script:q}"
         " --config {params.config:q}"
         " --model {params.model:q}"
         " --shards {params.shards:q}"
@@ -185,13 +190,15 @@ rule export_model:
         "logs/export_model/{run}.log",
     conda:
         "../../envs/cpu.yaml"
+    resources:
+        **asked("export_model"),
     params:
         config=lambda wildcards: keys("export_model", wildcards.run),
         model=subpath(input.model, parent=True),
         tokenizer=subpath(input.tokenizer, parent=True),
         out=subpath(output.manifest, parent=True),
     shell:
-        "exec python {input.script:q}"
+        "{resources.launch} python {input.script:q}"
         " --config {params.config:q}"
         " --model {params.model:q}"
         " --tokenizer {params.tokenizer:q}"
