@@ -9,7 +9,7 @@ from makelm.errors import UserError
 
 TRAINING = "train_model"
 ACCELERATED = (TRAINING, "sample_model", "evaluate_model")
-STARTED = ("launch", "launcher")  # what stands before a stage's own words, and what after them
+STARTED = ("launch", "further")  # what stands before a stage's own words, and what after them
 ASKED = (
     "slurm_partition",
     "slurm_account",
@@ -76,14 +76,15 @@ def keys(settings: Config) -> tuple[str, ...]:
     return (*STARTED, *ASKED) if settings.cluster else STARTED
 
 
-def request(settings: Config, stage: str, run: str | None, cores: int) -> dict[str, int | str | None]:
+def request(settings: Config, stage: str, run: str | None, cores: int, attempt: int) -> dict[str, int | str | None]:
     """Returns the resources of a stage's job, as Snakemake's Slurm plugin names them; None: not asked for."""
     cluster = settings.cluster
+    further = f"--attempt {attempt}" if attempt > 1 else ""
     if cluster is None:
-        return {"launch": "exec", "launcher": ""}
+        return {"launch": "exec", "further": further}
     queue = cluster.accelerator if stage in ACCELERATED else cluster.cpu
     asked = dict.fromkeys(ASKED) | {
-        "launcher": "",
+        "further": further,
         # by srun, so that the stage itself hears what ends a job, and not only Snakemake above it
         "launch": f"exec srun --overlap -n1 -c{cores}",
         "slurm_partition": queue.partition,
@@ -97,6 +98,7 @@ def request(settings: Config, stage: str, run: str | None, cores: int) -> dict[s
         asked |= {"gpu": 1, "tasks_per_gpu": 0, "gpu_model": None if cluster.gpus == "any" else cluster.gpus}
     if stage == TRAINING:
         asked |= training(cluster, layout(cluster, run, settings.run[run]), cores)
+        asked["further"] = f"--launcher slurm-{cluster.process_per} {further}".strip()
         asked["gpu"] = asked["gpu"] and layout(cluster, run, settings.run[run]).devices
     return asked
 
@@ -107,7 +109,6 @@ def training(cluster: Cluster, of: Layout, cores: int) -> dict[str, int | str]:
     return {
         # -K1: when one process dies the others end
         "launch": f"exec srun -n{of.processes} -N{of.nodes} -c{cores} -K1",
-        "launcher": f"--launcher slurm-{cluster.process_per}",
         "slurm_extra": " ".join(filter(None, [cluster.accelerator.extra, f"--signal=USR1@{cluster.warn_seconds}"])),
         # leaves it to the rule to start processes; the plugin wants two tasks or more for that, so those of a single
         # process have half of its cores each

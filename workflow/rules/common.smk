@@ -73,7 +73,10 @@ def asked(stage):
     """Returns the resources of a stage's jobs: how they are started and, on a cluster, what its scheduler is asked for."""
 
     def of(key):
-        return lambda wildcards, threads: makelm_cluster.request(SETTINGS, stage, wildcards.get("run"), threads)[key]
+        def value(wildcards, threads, attempt):
+            return makelm_cluster.request(SETTINGS, stage, wildcards.get("run"), threads, attempt)[key]
+
+        return value
 
     return {key: of(key) for key in makelm_cluster.keys(SETTINGS)}
 

@@ -34,6 +34,7 @@ rule download_corpus:
         " --cores {threads}"
         " --log {log:q}"
         " --stop-with-parent"
+        " {resources.further}"
 
 
 rule download_weights:
@@ -61,6 +62,7 @@ rule download_weights:
         " --cores {threads}"
         " --log {log:q}"
         " --stop-with-parent"
+        " {resources.further}"
 
 
 rule train_tokenizer:
@@ -94,6 +96,7 @@ rule train_tokenizer:
         " --cores {threads}"
         " --log {log:q}"
         " --stop-with-parent"
+        " {resources.further}"
 
 
 rule encode_shard:
@@ -130,3 +133,4 @@ rule encode_shard:
         " --cores {threads}"
         " --log {log:q}"
         " --stop-with-parent"
+        " {resources.further}"

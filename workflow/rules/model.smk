@@ -47,6 +47,7 @@ rule plan_run:
         " --cores {threads}"
         " --log {log:q}"
         " --stop-with-parent"
+        " {resources.further}"
 
 
 rule train_model:
@@ -85,7 +86,7 @@ rule train_model:
         " --cores {threads}"
         " --log {log:q}"
         " --stop-with-parent"
-        " {resources.launcher}"
+        " {resources.further}"
 
 
 rule sample_model:
@@ -127,6 +128,7 @@ rule sample_model:
         " --cores {threads}"
         " --log {log:q}"
         " --stop-with-parent"
+        " {resources.further}"
 
 
 rule evaluate_model:
@@ -170,6 +172,7 @@ rule evaluate_model:
         " --cores {threads}"
         " --log {log:q}"
         " --stop-with-parent"
+        " {resources.further}"
 
 
 rule export_model:
@@ -206,3 +209,4 @@ rule export_model:
         " --cores {threads}"
         " --log {log:q}"
         " --stop-with-parent"
+        " {resources.further}"

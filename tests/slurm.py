@@ -8,6 +8,8 @@ import subprocess
 import time
 from pathlib import Path
 
+import pytest
+
 PACKAGES = ("slurm-wlm", "munge")
 ETC = Path("/etc/slurm")  # programs that Snakemake starts forget SLURM_CONF
 HOSTS = Path("/etc/hosts")
@@ -63,7 +65,7 @@ ConstrainRAMSpace=yes
 
 
 def lacks() -> str | None:
-    """Returns what keeps this machine from running a Slurm of its own, or None; installs Debian's packages if it can."""
+    """Returns what keeps this machine from running a Slurm of its own, or None. Installs packages if it can."""
     if os.geteuid() != 0:
         return "Slurm's daemons need root"
     if ETC.joinpath("slurm.conf").exists() and not ETC.joinpath("slurm.conf").is_symlink():
@@ -136,6 +138,19 @@ class Slurm:
         HOSTS.write_text(HOSTS.read_text().replace(NODES, ""))
 
 
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory):
+    """A Slurm that runs while the tests do; where there can be none, they are skipped and say why."""
+    if why := lacks():
+        pytest.skip(why)
+    made = Slurm(tmp_path_factory.mktemp("slurm"))
+    try:
+        made.start()
+        yield made
+    finally:
+        made.stop()
+
+
 def output(*words: str) -> str:
     """Returns what a command prints."""
     return subprocess.run(words, capture_output=True, text=True).stdout
@@ -152,6 +167,11 @@ def jobs(rule: str) -> list[tuple[int, str, str]]:
     lines = output("squeue", "-h", "--states=all", "--sort=i", "-o", "%A|%T|%N|%k").splitlines()
     found = [line.split("|") for line in lines]
     return [(int(job), state, nodes) for job, state, nodes, what in found if what.startswith(f"rule_{rule}")]
+
+
+def expanded(nodes: str) -> set[str]:
+    """Returns the names that a list of nodes such as n[1-2] stands for."""
+    return set(output("scontrol", "show", "hostnames", nodes).split())
 
 
 def wait_until(true, seconds: float) -> None:
