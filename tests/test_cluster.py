@@ -1,5 +1,6 @@
 """What a cluster's scheduler is asked for, and what cannot be asked; the place that srun gives a process."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -104,3 +105,32 @@ def test_the_first_node_is_where_the_others_come_to(nodes, first):
 def test_a_process_that_srun_did_not_start_says_so():
     with pytest.raises(UserError, match="SLURM_STEP_NODELIST is not set"):
         processes.slurm_place({}, per_device=False)
+
+
+SINFO = "plain*|40|128000|(null)\ngpu|2|512000+|gpu:a100:8(S:0-1)\ngpu|1|256000|gpu:t4:4\n"
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    {
+        "fits": ({}, None),
+        "typo": ({"accelerator__partition": "gpus"}, "^cluster.accelerator.partition: .* did you mean 'gpu'"),
+        "none": ({"cpu__partition": "x"}, "^cluster.cpu.partition: Slurm has no x; there are: gpu, plain$"),
+        "gpus": ({"devices_per_node": 9}, "^cluster.devices_per_node: 9, but nodes have at most 8 GPUs$"),
+        "kind": ({"gpus": "t4"}, "^cluster.devices_per_node: 8, but nodes have at most 4 t4 GPUs$"),
+        "nodes": ({"nodes": 3}, "^cluster.nodes: 3, but 2 have 8 GPUs$"),
+        "memory": ({"cpu__memory_gb": 129}, "^cluster.cpu.memory_gb: 129, but nodes of default have 128$"),
+    }.values(),
+    ids=["fits", "typo", "none", "gpus", "kind", "nodes", "memory"],
+)
+def test_what_the_site_does_not_have_is_one_line(changes, line):
+    changes = {"accelerator__partition": "gpu"} | changes
+    found = settings(**{f"cluster__{name}": value for name, value in changes.items()}).cluster
+    with pytest.raises(UserError, match=line) if line else nullcontext():
+        cluster.check_site(found, SINFO)
+
+
+def test_a_profile_that_submits_needs_a_site():
+    with pytest.raises(UserError, match="but this profile submits jobs"):
+        cluster.check_start(configfile.load(DEFAULT), submits=True)
+    cluster.check_start(configfile.load(DEFAULT), submits=False)

@@ -1,10 +1,13 @@
 """What a cluster's scheduler is asked for: nodes and GPUs from a run's devices, the rest from the site's settings."""
 
+import re
+import shutil
+import subprocess
 from dataclasses import dataclass
 from math import prod
 
 from makelm import meshes, stages
-from makelm.config import Cluster, Config, Run
+from makelm.config import Cluster, Config, Run, did_you_mean
 from makelm.errors import UserError
 
 TRAINING = "train_model"
@@ -117,3 +120,71 @@ def training(cluster: Cluster, of: Layout, cores: int) -> dict[str, int | str]:
         "tasks": 2 if alone else of.processes,
         "cpus_per_task": -(-cores // 2) if alone else cores,
     }
+
+
+# ---- what the site really has
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """So many nodes of a partition, each with so many MB and GPUs of the wanted kind."""
+
+    count: int
+    memory: int
+    devices: int
+
+
+def gpus(listed: str, kind: str | None) -> int:
+    """Returns how many GPUs of a kind, or of any, a node has of which Slurm says gpu:a100:8(S:0-1),gpu:t4:2."""
+    found = re.findall(r"gpu:(?:([^:,()]+):)?(\d+)", listed)
+    return sum(int(count) for name, count in found if kind in ("any", name or "any"))
+
+
+def check_start(settings: Config, submits: bool) -> None:
+    """Raises UserError where Snakemake submits jobs and nothing says where to, or what the site does not have."""
+    if submits and settings.cluster is None:
+        raise UserError(
+            "cluster: is null, but this profile submits jobs; name workflow/profiles/slurm/site.yaml"
+            " after your own --configfile"
+        )
+    if submits and shutil.which("sinfo"):  # another scheduler says itself what it does not have
+        check_site(settings.cluster, sinfo())
+
+
+def check_site(cluster: Cluster, partitions: str) -> None:
+    """Raises UserError where the site's settings ask for what Slurm does not have; `partitions` is what sinfo says."""
+    found: dict[str, list[Nodes]] = {}
+    for line in partitions.splitlines():
+        name, count, memory, devices = line.split("|")
+        nodes = Nodes(int(count), int(memory.rstrip("+")), gpus(devices, cluster.gpus))
+        for known in {name.rstrip("*"), *(["default"] if name.endswith("*") else [])}:
+            found.setdefault(known, []).append(nodes)
+    for kind in ("cpu", "accelerator"):
+        queue = getattr(cluster, kind)
+        wanted, where = queue.partition or "default", f"cluster.{kind}"
+        if wanted not in found:
+            there = did_you_mean(wanted, found) or f"; there are: {', '.join(sorted(found.keys() - {'default'}))}"
+            raise UserError(f"{where}.partition: Slurm has no {queue.partition or 'default partition'}{there}")
+        most = max(nodes.memory for nodes in found[wanted])
+        if 1000 * queue.memory_gb > most:
+            raise UserError(f"{where}.memory_gb: {queue.memory_gb:g}, but nodes of {wanted} have {most / 1000:g}")
+    if not cluster.gpus:
+        return
+    kinds = found[cluster.accelerator.partition or "default"]
+    fitting = sum(nodes.count for nodes in kinds if nodes.devices >= cluster.devices_per_node)
+    if not fitting:
+        most = max(nodes.devices for nodes in kinds)
+        of = "" if cluster.gpus == "any" else f" {cluster.gpus}"
+        raise UserError(f"cluster.devices_per_node: {cluster.devices_per_node}, but nodes have at most {most}{of} GPUs")
+    if fitting < cluster.nodes:
+        raise UserError(f"cluster.nodes: {cluster.nodes}, but {fitting} have {cluster.devices_per_node} GPUs")
+
+
+def sinfo() -> str:
+    """Returns what Slurm says of its partitions. Raises UserError where it says nothing."""
+    try:
+        words = ["sinfo", "-h", "-e", "-o", "%P|%D|%m|%G"]
+        return subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    except subprocess.CalledProcessError as error:
+        last = error.stderr.strip().splitlines()[-1:]
+        raise UserError(f"cluster: Slurm does not answer: {''.join(last)}") from None

@@ -31,6 +31,8 @@ try:
     SOURCES = makelm_corpus.source_files(SETTINGS)
     WEIGHTS = makelm_pretrained.source_files(SETTINGS)
     makelm_cluster.check(SETTINGS)
+    if workflow.is_main_process:
+        makelm_cluster.check_start(SETTINGS, submits=workflow.resource_settings.nodes is not None)
     for stage in makelm_stages.PARTS:
         makelm_stages.packages(stage, LOCK)  # also reads all code, so that a slip in it is found here
 except makelm_errors.UserError as error:

@@ -1,0 +1,140 @@
+"""What clusters do to a training: its job goes on as it must, and the weights are those of one left in peace.
+
+`make test-cluster` runs these; with --capture=no they say how long each took.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+
+import psutil
+import pytest
+import slurm
+from checkout import Checkout, copy_checkout
+from submitting import start, submit
+
+if "MAKELM_CLUSTER" not in os.environ:
+    pytest.skip("starts a Slurm of its own: make test-cluster", allow_module_level=True)
+
+LONG = (
+    "run.tiny.hardware.devices=2 run.tiny.mesh.fsdp=2 run.tiny.cores=1 cluster.devices_per_node=1"
+    " run.tiny.train.steps=3000 run.tiny.train.checkpoint_every=100 run.tiny.train.validate_every=1000"
+)
+TARGET = "results/train_model/tiny/manifest.json"
+
+
+class Training:
+    """A training on two nodes that is watched through its files."""
+
+    def __init__(self, folder):
+        self.copy, self.folder = Checkout(folder), folder
+        self.out = folder / "results/train_model/tiny"
+        self.log = folder / "logs/train_model/tiny.log"
+
+    def start(self, *words):
+        """Starts Snakemake in the background."""
+        self.snakemake = start(self.folder, TARGET, "--retries", "20", "--config", f"set={LONG}", *words)
+
+    def job(self):
+        """Returns the number of its last job."""
+        return slurm.jobs("train_model")[-1][0]
+
+    def saved(self):
+        """Returns the last step that is saved."""
+        return max((int(path.name) for path in self.out.glob("checkpoints/*/*") if path.name.isdigit()), default=0)
+
+    def begun(self):
+        """Returns the step that the last start went on from, once it has said so."""
+        text = self.log.read_text() if self.log.exists() else ""
+        return int(text.split("; from step ")[1].split(",")[0]) if "; from step " in text else None
+
+    def after(self, step):
+        """Waits until a later step than this is saved."""
+        slurm.wait_until(lambda: self.saved() > step or self.snakemake.poll() is not None, 120)
+        assert self.snakemake.poll() is None, self.snakemake.communicate()[0]
+
+    def processes(self):
+        """Returns its processes that compute."""
+        return [each for each in self.copy.working("train_model.py") if each.name().startswith("python")]
+
+    def weights(self):
+        """Returns what was trained, byte by byte."""
+        return [(self.out / name).read_bytes() for name in ("weights/model.safetensors", "metrics.jsonl")]
+
+
+@pytest.fixture(scope="session")
+def prepared(cluster, tmp_path_factory):
+    """A checkout with the data of the tiny preset, made here."""
+    copy = copy_checkout(tmp_path_factory.mktemp("prepared") / "copy")
+    shards = [f"results/encode_shard/tiny/tiny_bpe/{number:05d}.json" for number in (0, 1)]
+    made = copy.make(*shards)
+    assert made.returncode == 0, made.stdout + made.stderr
+    return copy
+
+
+@pytest.fixture(scope="session")
+def undisturbed(prepared, tmp_path_factory):
+    """The same training, to which nothing happened."""
+    folder = tmp_path_factory.mktemp("peace") / "copy"
+    shutil.copytree(prepared.folder, folder)
+    submit(folder, TARGET, "--config", f"set={LONG}")
+    return Training(folder)
+
+
+@pytest.fixture
+def training(prepared, tmp_path):
+    """A training that is yet to begin. Of what it started nothing is left at the end."""
+    shutil.copytree(prepared.folder, tmp_path / "copy")
+    made = Training(tmp_path / "copy")
+    yield made
+    if made.snakemake.poll() is None:
+        made.snakemake.send_signal(signal.SIGINT)  # which cancels its jobs
+        made.snakemake.communicate(timeout=60)
+
+
+def cancel(training):
+    subprocess.run(["scancel", str(training.job())], check=True)
+
+
+def requeue(training):
+    subprocess.run(["scontrol", "requeue", str(training.job())], check=True)
+
+
+def preempt(training):
+    words = ["--parsable", "--partition=first", "--nodes=2", "--exclusive", "--time=1", "--output=/dev/null", "--wrap"]
+    subprocess.run(["sbatch", *words, "sleep 1"], check=True, stdout=subprocess.DEVNULL)
+
+
+def kill_rank(training):
+    max(training.processes(), key=lambda each: each.cmdline()[0] + str(each.pid)).kill()
+
+
+def kill_batch(training):
+    """Kills the Snakemake that the job itself is, below the batch step."""
+    found = [each for each in psutil.process_iter() if "slurm_script" in " ".join(each.cmdline()[:2])]
+    assert found
+    for each in found:
+        each.kill()
+
+
+DISTURBANCES = (cancel, requeue, preempt, kill_rank, kill_batch)
+
+
+def test_whatever_happens_to_its_jobs_it_goes_on(training, undisturbed):
+    training.start()
+    last = 0
+    for disturb in DISTURBANCES:
+        training.after(last)
+        before, job, since = training.begun(), training.job(), time.monotonic()
+        disturb(training)
+        slurm.wait_until(lambda before=before: (training.begun() or before) > before, 150)
+        last = training.begun()
+        print(f"{disturb.__name__}: {time.monotonic() - since:.0f} s until training went on, from step {last};", end="")
+        print(f" job {job}, then {training.job()}")
+        assert (training.job() == job) == (disturb in (requeue,)), (disturb, slurm.jobs("train_model"))
+    said = training.snakemake.communicate(timeout=300)[0]
+    assert training.snakemake.returncode == 0, said
+    assert training.weights() == undisturbed.weights()
+    assert not training.processes()
