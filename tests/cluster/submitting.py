@@ -1,5 +1,6 @@
-"""Snakemake with the Slurm profile, in a copy of the checkout and for the Slurm that the tests started."""
+"""Snakemake with the profile of a cluster, in a copy of the checkout and for the Slurm that the tests started."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +8,11 @@ from pathlib import Path
 from checkout import ENVIRONMENT, TINY
 
 FAST = str(Path(__file__).with_name("fast_snakemake.py"))
-PROFILE = "workflow/profiles/slurm"
+POLLING = {
+    "slurm": ("--slurm-init-seconds-before-status-checks", "1"),
+    "generic": ("--seconds-between-status-checks", "1"),
+}
+SAID = "snakemake.txt"
 SITE = """
 cluster:
   cpu: { partition: plain, account: null, qos: null, minutes: 5, memory_gb: 1.5, extra: null }
@@ -20,18 +25,29 @@ cluster:
 """
 
 
-def start(folder: Path, *words: str) -> subprocess.Popen:
+def start(folder: Path, *words: str, site: str = "site.yaml", profile: str = "slurm") -> subprocess.Popen:
     """Starts Snakemake."""
     (folder / "site.yaml").write_text(SITE)
-    command = [sys.executable, FAST, "--workflow-profile", PROFILE, "--slurm-init-seconds-before-status-checks", "1"]
-    command += ["--latency-wait", "5", *words, "--configfile", TINY, "site.yaml"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    return subprocess.Popen(command, cwd=folder, env=ENVIRONMENT, text=True, **pipes)
+    command = [sys.executable, FAST, "--workflow-profile", f"workflow/profiles/{profile}", *POLLING[profile]]
+    command += ["--latency-wait", "5", *words, "--configfile", TINY, site]
+    with (folder / SAID).open("w") as said:
+        return subprocess.Popen(command, cwd=folder, env=ENVIRONMENT, stdout=said, stderr=said)
 
 
-def submit(folder: Path, *words: str, seconds: float = 400) -> str:
+def submit(folder: Path, *words: str, seconds: float = 400, profile: str = "slurm") -> str:
     """Runs Snakemake to its good end and returns what it said."""
-    process = start(folder, *words)
-    said = process.communicate(timeout=seconds)[0]
+    process = start(folder, *words, profile=profile)
+    try:
+        process.wait(seconds)
+    finally:
+        end(process)
+    said = (folder / SAID).read_text()
     assert process.returncode == 0, said
     return said
+
+
+def end(process: subprocess.Popen) -> None:
+    """Ends Snakemake and its jobs, if it still runs."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        process.wait(60)

@@ -5,7 +5,6 @@
 
 import os
 import shutil
-import signal
 import subprocess
 import time
 
@@ -13,14 +12,14 @@ import psutil
 import pytest
 import slurm
 from checkout import Checkout, copy_checkout
-from submitting import start, submit
+from submitting import SAID, end, start, submit
 
 if "MAKELM_CLUSTER" not in os.environ:
     pytest.skip("starts a Slurm of its own: make test-cluster", allow_module_level=True)
 
 LONG = (
     "run.tiny.hardware.devices=2 run.tiny.mesh.fsdp=2 run.tiny.cores=1 cluster.devices_per_node=1"
-    " run.tiny.train.steps=3000 run.tiny.train.checkpoint_every=100 run.tiny.train.validate_every=1000"
+    " run.tiny.train.optimizer.kind=adamw run.tiny.model.n_layers=1 run.tiny.train.steps=300"
 )
 TARGET = "results/train_model/tiny/manifest.json"
 
@@ -53,7 +52,11 @@ class Training:
     def after(self, step):
         """Waits until a later step than this is saved."""
         slurm.wait_until(lambda: self.saved() > step or self.snakemake.poll() is not None, 120)
-        assert self.snakemake.poll() is None, self.snakemake.communicate()[0]
+        assert self.snakemake.poll() is None, self.said()
+
+    def said(self):
+        """Returns what Snakemake said."""
+        return (self.folder / SAID).read_text()
 
     def processes(self):
         """Returns its processes that compute."""
@@ -89,9 +92,7 @@ def training(prepared, tmp_path):
     shutil.copytree(prepared.folder, tmp_path / "copy")
     made = Training(tmp_path / "copy")
     yield made
-    if made.snakemake.poll() is None:
-        made.snakemake.send_signal(signal.SIGINT)  # which cancels its jobs
-        made.snakemake.communicate(timeout=60)
+    end(made.snakemake)
 
 
 def cancel(training):
@@ -134,7 +135,6 @@ def test_whatever_happens_to_its_jobs_it_goes_on(training, undisturbed):
         print(f"{disturb.__name__}: {time.monotonic() - since:.0f} s until training went on, from step {last};", end="")
         print(f" job {job}, then {training.job()}")
         assert (training.job() == job) == (disturb in (requeue,)), (disturb, slurm.jobs("train_model"))
-    said = training.snakemake.communicate(timeout=300)[0]
-    assert training.snakemake.returncode == 0, said
+    assert training.snakemake.wait(300) == 0, training.said()
     assert training.weights() == undisturbed.weights()
     assert not training.processes()

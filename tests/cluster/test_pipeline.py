@@ -84,6 +84,13 @@ def two_devices(submitted, tmp_path_factory):
     return train_anew(tmp_path_factory.mktemp("two") / "copy", submitted, "--config", f"set={TWO}", start=start)
 
 
+def compare(out, other):
+    """Checks that two trainings have the same losses."""
+    for key in ("tokens", "loss"):
+        np.testing.assert_allclose([row[key] for row in rows(out)], [row[key] for row in rows(other)], rtol=1e-4)
+    np.testing.assert_allclose(rows(out)[-1]["validation_loss"], rows(other)[-1]["validation_loss"], rtol=1e-4)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_several_processes_train_as_one_does(submitted, two_devices, tmp_path, layout):
     before = len(slurm.jobs("train_model"))
@@ -96,9 +103,21 @@ def test_several_processes_train_as_one_does(submitted, two_devices, tmp_path, l
     )
     (job,) = slurm.jobs("train_model")[before:]
     assert slurm.expanded(job[2]) == LAYOUTS[layout]
-    expected = rows(two_devices)
-    np.testing.assert_allclose([row["loss"] for row in rows(out)], [row["loss"] for row in expected], rtol=1e-4)
-    np.testing.assert_allclose(rows(out)[-1]["validation_loss"], expected[-1]["validation_loss"], rtol=1e-4)
+    compare(out, two_devices)
     log = (tmp_path / "copy/logs/train_model/tiny.log").read_text()
     assert "--launcher" in log and "on 2 x cpu" in log
     assert (tmp_path / "copy/logs/train_model/tiny.1.log").exists()
+
+
+def test_the_generic_profile_trains_the_same(submitted, two_devices, tmp_path):
+    out = train_anew(
+        tmp_path / "copy",
+        submitted,
+        "--config",
+        f"set={TWO} cluster.devices_per_node=1",
+        start=lambda copy, *words: submit(copy.folder, *words, profile="generic"),
+    )
+    np.testing.assert_allclose(
+        [row["loss"] for row in rows(out)], [row["loss"] for row in rows(two_devices)], rtol=1e-4
+    )
+    assert slurm.expanded(slurm.jobs("train_model")[-1][2]) == {"n1", "n2"}
