@@ -162,11 +162,11 @@ def states() -> dict[int, str]:
     return {int(job): state for job, state in map(str.split, lines)}
 
 
-def jobs(rule: str) -> list[tuple[int, str, str]]:
-    """Returns (number, state, nodes) of a rule's jobs, ended ones too, the latest last."""
+def jobs(rule: str, since: int = 0) -> list[tuple[int, str, str]]:
+    """Returns (number, state, nodes) of a rule's jobs after the one numbered `since`; ended ones too, in order."""
     lines = output("squeue", "-h", "--states=all", "--sort=i", "-o", "%A|%T|%N|%k").splitlines()
-    found = [line.split("|") for line in lines]
-    return [(int(job), state, nodes) for job, state, nodes, what in found if what.startswith(f"rule_{rule}")]
+    found = [(int(job), *rest) for job, *rest in (line.split("|") for line in lines)]
+    return [(job, state, nodes) for job, state, nodes, what in found if job > since and what.startswith(f"rule_{rule}")]
 
 
 def expanded(nodes: str) -> set[str]:

@@ -6,20 +6,23 @@
 import os
 import shutil
 import subprocess
+import sys
 import time
 
 import psutil
 import pytest
 import slurm
-from checkout import Checkout, copy_checkout
+from checkout import ENVIRONMENT, TINY, Checkout, copy_checkout
 from submitting import SAID, end, start, submit
+
+from makelm import locks
 
 if "MAKELM_CLUSTER" not in os.environ:
     pytest.skip("starts a Slurm of its own: make test-cluster", allow_module_level=True)
 
 LONG = (
     "run.tiny.hardware.devices=2 run.tiny.mesh.fsdp=2 run.tiny.cores=1 cluster.devices_per_node=1"
-    " run.tiny.train.optimizer.kind=adamw run.tiny.model.n_layers=1 run.tiny.train.steps=300"
+    " run.tiny.train.optimizer.kind=adamw run.tiny.model.n_layers=1 run.tiny.train.steps=240"
 )
 TARGET = "results/train_model/tiny/manifest.json"
 
@@ -31,10 +34,11 @@ class Training:
         self.copy, self.folder = Checkout(folder), folder
         self.out = folder / "results/train_model/tiny"
         self.log = folder / "logs/train_model/tiny.log"
+        self.since = max((job for job, *_ in slurm.jobs("")), default=0)
 
     def start(self, *words):
         """Starts Snakemake in the background."""
-        self.snakemake = start(self.folder, TARGET, "--retries", "20", "--config", f"set={LONG}", *words)
+        self.snakemake = start(self.folder, TARGET, "--retries", "20", "--config", f"set={LONG} {' '.join(words)}")
 
     def job(self):
         """Returns the number of its last job."""
@@ -137,4 +141,35 @@ def test_whatever_happens_to_its_jobs_it_goes_on(training, undisturbed):
         assert (training.job() == job) == (disturb in (requeue,)), (disturb, slurm.jobs("train_model"))
     assert training.snakemake.wait(300) == 0, training.said()
     assert training.weights() == undisturbed.weights()
+    assert not training.processes()
+
+
+def test_a_job_whose_time_is_over_goes_on_as_another(training, undisturbed):
+    """Held up until its minute is nearly over, the job is ended in the middle of its training."""
+    training.out.mkdir(parents=True)
+    lock = locks.Lock(locks.beside(training.out / "manifest.json"), print, pytest.fail)
+    lock.acquire(0)
+    training.start("cluster.accelerator.minutes=1", "cluster.warn_seconds=1")
+    slurm.wait_until(lambda: "RUNNING" in [state for _, state, _ in slurm.jobs("train_model", training.since)], 60)
+    time.sleep(35)
+    lock.release()
+    assert training.snakemake.wait(400) == 0, training.said()
+    ends = [state for _, state, _ in slurm.jobs("train_model", training.since)]
+    assert ends[0] in ("TIMEOUT", "FAILED") and ends[-1] == "COMPLETED" and len(ends) > 1, ends
+    assert training.begun() > 0
+    assert training.weights() == undisturbed.weights()
+
+
+def test_after_the_end_of_snakemake_its_jobs_go_on_and_a_new_one_does_not_disturb_them(training, undisturbed):
+    training.start()
+    training.after(0)
+    training.snakemake.kill()
+    training.snakemake.wait()
+    assert training.processes(), "the job goes on"
+    unlock = [sys.executable, "-m", "snakemake", "--unlock", "--configfile", TINY]
+    subprocess.run(unlock, cwd=training.folder, env=ENVIRONMENT, check=True, capture_output=True)
+    training.start()
+    assert training.snakemake.wait(400) == 0, training.said()
+    assert training.weights() == undisturbed.weights()
+    slurm.wait_until(lambda: not slurm.states(), 60)
     assert not training.processes()

@@ -1,5 +1,6 @@
 """What the rules have in common: the typed configuration and, for each stage, its program, its code and its keys."""
 
+import functools
 import os
 import re
 import sys
@@ -61,6 +62,8 @@ def code(stage):
     return [path for path in paths if path != program(stage)]
 
 
+# cached: thousands of shards have the same
+@functools.cache
 def keys(stage, name):
     """Returns a stage's result keys for a corpus, tokenizer or run, as the one text that Snakemake compares."""
     return makelm_stages.canonical(makelm_stages.keys(stage, SETTINGS, name, LOCK)[0])
@@ -74,11 +77,12 @@ def execution(stage, name):
 def asked(stage):
     """Returns the resources of a stage's jobs: how they are started and, on a cluster, what its scheduler is asked for."""
 
-    def of(key):
-        def value(wildcards, threads, attempt):
-            return makelm_cluster.request(SETTINGS, stage, wildcards.get("run"), threads, attempt)[key]
+    @functools.cache
+    def request(run, threads, attempt):
+        return makelm_cluster.request(SETTINGS, stage, run, threads, attempt)
 
-        return value
+    def of(key):
+        return lambda wildcards, threads, attempt: request(wildcards.get("run"), threads, attempt)[key]
 
     return {key: of(key) for key in makelm_cluster.keys(SETTINGS)}
 
