@@ -22,7 +22,7 @@ WORKFLOW := .venv/bin/python scripts/run_workflow.py --cores $(CORES)
 SNAKEFILES := Snakefile workflow/rules
 
 .DEFAULT_GOAL := all
-.PHONY: all tokenizer plan train watch sample evaluate export report download verify gc test test-parity test-faults presets golden check lock help
+.PHONY: all tokenizer plan train watch sample evaluate export report download verify gc test test-parity test-faults test-cluster presets golden check lock help
 
 all: $(READY) ## build what config.yaml lists under runs:
 	@$(WORKFLOW) $(ARGS)
@@ -70,6 +70,9 @@ test-faults: $(READY) ## meshes, interruptions, and KILLS=50 kill -9 at random m
 	@MAKELM_FAULTS=$(KILLS) MAKELM_TABLES=$(TABLES) .venv/bin/python -m pytest tests/faults --durations=20 \
 	  $(if $(TABLES),--capture=no,--numprocesses 2 --dist loadfile) $(ARGS)
 
+test-cluster: $(READY) ## the pipeline on a Slurm that this starts and stops; as root, it installs Debian's packages
+	@MAKELM_CLUSTER=1 .venv/bin/python -m pytest tests/cluster -rs $(ARGS)
+
 golden: $(READY) $(PARITY)/.ready ## make anew what tests/test_golden.py compares the model with
 	@MAKELM_PARITY_PYTHON=$(CURDIR)/$(PARITY)/bin/python PYTHONPATH=scripts:tests:tests/parity \
 	  .venv/bin/python tests/golden/make_golden.py
@@ -90,7 +93,7 @@ lock: $(READY) ## pin the newest packages that pyproject.toml allows; envs/ foll
 	.venv/bin/python envs/make_envs.py
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 # Python and venv are all that is assumed; uv installs what uv.lock pins
 $(READY): uv.lock pyproject.toml

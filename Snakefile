@@ -23,6 +23,15 @@ report: "workflow/report/workflow.rst"
 include: "workflow/rules/common.smk"
 
 
+# on a cluster these run where Snakemake does
+localrules:
+    all,
+    download,
+    gc,
+    verify,
+    write_report,
+
+
 rule all:
     default_target: True
     input:

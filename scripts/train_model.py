@@ -7,8 +7,9 @@ random weights or those of --start.
 """
 
 import json
+import os
 import shutil
-from argparse import ArgumentParser, Namespace
+from argparse import Action, ArgumentParser, Namespace
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -50,6 +51,24 @@ def add_arguments(parser: ArgumentParser) -> None:
     several.add_argument("--processes", type=int, default=1, help="how many")
     several.add_argument("--process", type=int, default=0, help="which of them this is, from 0")
     several.add_argument("--local-devices", help="those of this host that are this process's, such as 0,1 (all)")
+    several.add_argument(
+        "--launcher",
+        action=Launcher,
+        choices=("slurm-node", "slurm-device"),
+        help="in place of these: srun started one process for each node, or for each device",
+    )
+
+
+class Launcher(Action):
+    """Fills in what the other arguments of several processes say."""
+
+    def __call__(self, parser: ArgumentParser, args: Namespace, name: str, option: str | None = None) -> None:
+        try:
+            found = processes.slurm_place(os.environ, per_device=name == "slurm-device")
+        except UserError as error:
+            parser.error(str(error))
+        args.coordinator, args.processes, args.process = found.coordinator, found.count, found.index
+        args.local_devices = found.devices and ",".join(map(str, found.devices))
 
 
 def train_model(job: cli.Job) -> None:

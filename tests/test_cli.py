@@ -182,6 +182,21 @@ def test_a_stage_that_fails_says_why_in_one_line_and_leaves_no_artifact(stage, a
     assert ("Traceback" in stage.log.read_text()) == (code == 1), "a traceback is for bugs, and in the log"
 
 
+def test_a_later_attempt_does_not_try_in_vain(stage):
+    """The first attempt finds the fault at its end; a later one on the same inputs knows it, on others it tries."""
+    log = ("--log", str(stage.log))
+    assert stage.run(*log, "--act", "user").returncode == 2
+    again = stage.run(*log, "--attempt", "2")  # would succeed
+    assert again.returncode == 2 and again.stderr == "[toy out] toy.letters: choose other letters\n"
+    assert stage.run(*log, "--attempt", "3").returncode == 2, "the line stays for the attempts after"
+    assert stage.run(*log, "--attempt", "2", "--set", "toy.letters=6").returncode == 0
+
+    assert stage.run(*log, "--act", "user").returncode == 2
+    assert stage.run(*log).returncode == 0, "a first attempt always tries"
+    assert stage.run(*log, "--act", "bug").returncode == 1
+    assert stage.run(*log, "--attempt", "2").returncode == 0, "another end than 2 is no reason"
+
+
 def test_a_file_where_the_folder_should_be_is_one_line(stage):
     stage.out.write_text("")
     failed = stage.run()

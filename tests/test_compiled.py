@@ -6,7 +6,7 @@ import numpy as np
 from conftest import make_trainer, shape, train
 from jax.sharding import Mesh, PartitionSpec
 
-from makelm import compiled, config, sharding, training
+from makelm import compiled, config, meshes, sharding, training
 
 NONE = dict.fromkeys(compiled.KINDS, 0)
 # as XLA for TPUs writes it: a loop without its number of rounds, a reduce-scatter in a fusion, what only starts
@@ -45,7 +45,7 @@ ENTRY %main (p: bf16[8,4]) -> bf16[8,4] {
 
 def step_of(axes, layers=1, **how) -> tuple[int, dict[str, int]]:
     """Returns the bytes of a small model's weights and what one of eight devices exchanges in a step."""
-    mesh = sharding.make_mesh(config.Mesh(**dict(zip(sharding.AXES, axes, strict=True))), jax.devices())
+    mesh = sharding.make_mesh(config.Mesh(**dict(zip(meshes.AXES, axes, strict=True))), jax.devices())
     trainer = make_trainer(shape(n_layers=layers), train(optimizer={"kind": "adamw"}), 64, mesh, **how)
     windows_BT = jax.ShapeDtypeStruct((8, 17), np.int32)
     found = compiled.exchanged(trainer.step.lower(trainer.state_shapes, windows_BT, 0).compile().as_text())

@@ -27,11 +27,11 @@ from typing import Any
 
 import yaml
 
-from makelm import closure, configfile, locks, manifest, stages
+from makelm import attempts, closure, configfile, locks, manifest, stages
 from makelm.errors import Interrupted, UserError
 from makelm.progress import Progress, size
 
-DONE, BUG, USER, INTERRUPTED = 0, 1, 2, 75
+DONE, BUG, USER, INTERRUPTED = 0, 1, attempts.USER, 75
 LOCK_WAIT = 60.0  # seconds, where the configuration has no say
 ENVIRONMENT_ERRORS = {
     errno.ENOSPC: "no space left on the device; free some and run it again",
@@ -149,6 +149,12 @@ def parser(stage: str, text: str) -> argparse.ArgumentParser:
         type=float,
         help=f"seconds to wait for another writer of the same artifact (default: train.lock_wait, else {LOCK_WAIT:g})",
     )
+    new.add_argument(
+        "--attempt",
+        type=int,
+        default=1,
+        help="from 2 on: where the one before ended with 2 on the same inputs, do so too",
+    )
     new.add_argument("--stop-with-parent", action="store_true", help="end when the process that started this ends")
     return new
 
@@ -187,6 +193,8 @@ def run(
     args = arguments.parse_args()
 
     def make(progress: Progress) -> str:
+        if before:
+            raise UserError(before)
         limit_cores(args.cores)
         job = Job(stage, args, progress, manifest_name(args))
         listen(job)
@@ -195,7 +203,9 @@ def run(
         return ""
 
     number = getattr(args, "process", 0)  # of several that do one stage together, the first writes
-    frame(label(stage, args), numbered(args.log, number), make, quiet=number > 0)
+    log = numbered(args.log, number)
+    before = attempts.verdict(error_file(log), stage, args) if log else None
+    frame(label(stage, args), log, make, number > 0, lambda: attempts.inputs(stage, args))
 
 
 def numbered(log: Path | None, number: int) -> Path | None:
@@ -203,10 +213,16 @@ def numbered(log: Path | None, number: int) -> Path | None:
     return log.with_suffix(f".{number}{log.suffix}") if log and number else log
 
 
-def frame(label: str, log: Path | None, work: Callable[[Progress], str], quiet: bool = False) -> None:
+def frame(
+    label: str,
+    log: Path | None,
+    work: Callable[[Progress], str],
+    quiet: bool = False,
+    inputs: Callable[[], str | None] = lambda: None,
+) -> None:
     """Runs work with its log and ends the process; work returns nothing, or a line that says what is wrong.
 
-    A quiet one shows no progress but in its log.
+    A quiet one shows no progress but in its log. `inputs` gives the digest that later attempts compare.
     """
     terminal, complaints = (os.fdopen(os.dup(number), "w", buffering=1) for number in (1, 2))
     if quiet:
@@ -228,7 +244,7 @@ def frame(label: str, log: Path | None, work: Callable[[Progress], str], quiet: 
             line, code = failure(error, log), BUG
     except Exception as error:
         line, code = failure(error, log), BUG
-    finish(progress, log, line, code)
+    finish(progress, log, line, code, inputs() if code == USER else None)
 
 
 def label(stage: str, args: argparse.Namespace) -> str:
@@ -251,13 +267,13 @@ def failure(error: Exception, log: Path | None) -> str:
     return f"failed: {type(error).__name__}: {first}" + (f"  (traceback in {log})" if log else "")
 
 
-def finish(progress: Progress, log: Path | None, line: str, code: int) -> None:
+def finish(progress: Progress, log: Path | None, line: str, code: int, inputs: str | None = None) -> None:
     """Says how it ended, leaves the line beside the log for whoever looks there, and exits."""
     if code != DONE:
         with suppress(OSError):  # a full disk or a closed terminal changes nothing of the exit code
             progress.complain(line)
             if log:
-                text = json.dumps({"stage": progress.label, "line": line, "exit_code": code})
+                text = json.dumps({"stage": progress.label, "line": line, "exit_code": code, "inputs": inputs})
                 error_file(log).write_text(text + "\n")
     sys.stdout.flush()
     sys.stderr.flush()

@@ -27,6 +27,7 @@ WHEELS = re.compile(r"^wheels = \[\n(?:    .*\n)*\]\n", re.MULTILINE)
 PLUMBING = frozenset(
     {
         "__init__",
+        "attempts",
         "cli",
         "closure",
         "config",

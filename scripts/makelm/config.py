@@ -521,6 +521,42 @@ RUN_SECTIONS = {
 }
 
 
+# ---- clusters
+
+
+class Queue(Section):
+    """What a scheduler is asked for by one kind of job."""
+
+    partition: Text | None
+    account: Text | None
+    qos: Text | None
+    minutes: Count
+    memory_gb: Positive
+    extra: Text | None
+
+
+class Cluster(Section):
+    """What a site has, for jobs that a scheduler starts."""
+
+    cpu: Queue
+    accelerator: Queue
+    gpus: Text | None
+    devices_per_node: Count
+    nodes: Count
+    process_per: Literal["node", "device"]
+    warn_seconds: Count
+
+    @model_validator(mode="after")
+    def check(self) -> "Cluster":
+        if self.warn_seconds >= 60 * self.accelerator.minutes:
+            raise PydanticCustomError(
+                "warn",
+                "warn_seconds must be less than accelerator.minutes come to, got {w} and {s}",
+                {"w": self.warn_seconds, "s": 60 * self.accelerator.minutes},
+            )
+        return self
+
+
 class Config(Section):
     """A whole configuration, runs expanded."""
 
@@ -528,6 +564,7 @@ class Config(Section):
     weights: dict[Name, Weights]
     tokenizer: dict[Name, Tokenizer]
     run: dict[Name, Run]
+    cluster: Annotated[Cluster | None, EXECUTION]
     runs: Annotated[list[Name], Field(min_length=1)]
 
 

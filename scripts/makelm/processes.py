@@ -4,7 +4,8 @@ Each runs the same program and the same steps. The first one alone writes metric
 single process would decide by itself (to stop, to save now) they decide together.
 """
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import jax
@@ -16,6 +17,7 @@ from makelm.errors import Interrupted, UserError
 
 HEARTBEAT = 30  # seconds without a sign of life after which a process counts as dead, and all end
 JOINING = 180  # seconds in which all must have come
+PORTS = range(10000, 30000)  # below those that systems give to connections
 LEAVING = 20  # seconds in which all must have come to the end
 
 
@@ -27,6 +29,23 @@ class Place:
     count: int
     index: int
     devices: tuple[int, ...] | None  # those of this host that are this process's; None: all
+
+
+def slurm_place(environment: Mapping[str, str], per_device: bool) -> Place:
+    """Returns the place of a process that Slurm's srun started: one of one for each node, or for each device.
+
+    Raises UserError where srun did not start it.
+    """
+    try:
+        nodes, job = environment["SLURM_STEP_NODELIST"], int(environment["SLURM_JOB_ID"])
+        count, index = int(environment["SLURM_STEP_NUM_TASKS"]), int(environment["SLURM_PROCID"])
+        on_node = int(environment["SLURM_LOCALID"])
+    except KeyError as missing:
+        raise UserError(f"--launcher is for a program that srun starts; {missing.args[0]} is not set") from None
+    # as n[01-03,07],m1: of each bracket its first, and of names the first
+    first = re.sub(r"\[(\w+)[^]]*]", r"\1", nodes).split(",")[0]
+    port = PORTS[job % len(PORTS)]  # jobs beside each other on a node have others
+    return Place(f"{first}:{port}", count, index, (on_node,) if per_device else None)
 
 
 def join(place: Place) -> None:

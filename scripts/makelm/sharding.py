@@ -18,6 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from makelm import config
 from makelm.errors import UserError
+from makelm.meshes import AXES, mesh_shape
 
 # The last part of a parameter's name -> the mesh axis of each of its dims.
 TABLE: dict[str, PartitionSpec] = {
@@ -54,18 +55,7 @@ KEYS = {
     "F": "model.d_ff",
 }
 BATCH = PartitionSpec(("data", "fsdp"))  # rows of a batch
-AXES = ("data", "fsdp", "tensor")
 Axes = str | tuple[str, ...] | None  # that a dim lies along
-
-
-def mesh_shape(mesh: config.Mesh, devices: int) -> dict[str, int]:
-    """Returns the size of each axis on so many devices. Raises UserError where they do not come out even."""
-    sizes = {axis: getattr(mesh, axis) for axis in AXES}
-    known = prod(size for size in sizes.values() if size > 0)
-    if devices % known or (-1 not in sizes.values() and known != devices):
-        asked = " x ".join(f"{axis} {size}" for axis, size in sizes.items())
-        raise UserError(f"mesh: {asked} does not fit {devices} device{'s' * (devices > 1)}; change mesh or the devices")
-    return {axis: devices // known if size == -1 else size for axis, size in sizes.items()}
 
 
 def make_mesh(mesh: config.Mesh, devices: Sequence[jax.Device]) -> Mesh:

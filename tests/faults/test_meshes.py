@@ -16,7 +16,7 @@ import pytest
 from conftest import make_trainer, shape, train
 from layouts import GPT2
 
-from makelm import config, sharding
+from makelm import config, meshes, sharding
 from makelm.batches import Batches
 
 if "MAKELM_FAULTS" not in os.environ:
@@ -51,7 +51,7 @@ TRAINED = ("muon", "adamw")
 def compiled(name: str, axes: tuple[int, int, int]):
     """Returns the trainer of a model on a mesh of the first devices, and its compiled step."""
     model, settings, how, _ = MODELS[name]
-    mesh = sharding.make_mesh(config.Mesh(**dict(zip(sharding.AXES, axes, strict=True))), jax.devices()[: prod(axes)])
+    mesh = sharding.make_mesh(config.Mesh(**dict(zip(meshes.AXES, axes, strict=True))), jax.devices()[: prod(axes)])
     trainer = make_trainer(shape(**model), train(steps=STEPS, batch_size=ROWS, **settings), V, mesh, **how)
     rows = jax.ShapeDtypeStruct((ROWS, 33), np.int32, sharding=jax.sharding.NamedSharding(mesh, sharding.BATCH))
     return trainer, trainer.step.lower(trainer.state_shapes, rows, 0).compile()

@@ -1,5 +1,6 @@
 """What the rules have in common: the typed configuration and, for each stage, its program, its code and its keys."""
 
+import functools
 import os
 import re
 import sys
@@ -14,6 +15,7 @@ os.environ.update(
 )
 
 import makelm.closure as makelm_closure
+import makelm.cluster as makelm_cluster
 import makelm.configfile as makelm_configfile
 import makelm.corpus as makelm_corpus
 import makelm.errors as makelm_errors
@@ -29,6 +31,9 @@ try:
     SETTINGS = makelm_configfile.load(RAW)
     SOURCES = makelm_corpus.source_files(SETTINGS)
     WEIGHTS = makelm_pretrained.source_files(SETTINGS)
+    makelm_cluster.check(SETTINGS)
+    if workflow.is_main_process:
+        makelm_cluster.check_start(SETTINGS, submits=workflow.resource_settings.nodes is not None)
     for stage in makelm_stages.PARTS:
         makelm_stages.packages(stage, LOCK)  # also reads all code, so that a slip in it is found here
 except makelm_errors.UserError as error:
@@ -57,6 +62,8 @@ def code(stage):
     return [path for path in paths if path != program(stage)]
 
 
+# cached: thousands of shards have the same
+@functools.cache
 def keys(stage, name):
     """Returns a stage's result keys for a corpus, tokenizer or run, as the one text that Snakemake compares."""
     return makelm_stages.canonical(makelm_stages.keys(stage, SETTINGS, name, LOCK)[0])
@@ -65,6 +72,19 @@ def keys(stage, name):
 def execution(stage, name):
     """Returns a stage's execution keys; they stand in resources:, which Snakemake does not compare."""
     return makelm_stages.canonical(makelm_stages.keys(stage, SETTINGS, name, LOCK)[1])
+
+
+def asked(stage):
+    """Returns the resources of a stage's jobs: how they are started and, on a cluster, what its scheduler is asked for."""
+
+    @functools.cache
+    def request(run, threads, attempt):
+        return makelm_cluster.request(SETTINGS, stage, run, threads, attempt)
+
+    def of(key):
+        return lambda wildcards, threads, attempt: request(wildcards.get("run"), threads, attempt)[key]
+
+    return {key: of(key) for key in makelm_cluster.keys(SETTINGS)}
 
 
 def shards(run, *patterns):

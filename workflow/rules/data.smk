@@ -22,16 +22,19 @@ rule download_corpus:
     conda:
         "../../envs/cpu.yaml"
     threads: 2
+    resources:
+        **asked("download_corpus"),
     params:
         config=lambda wildcards: keys("download_corpus", wildcards.corpus),
         out=subpath(output.manifest, parent=True),
     shell:
-        "exec python {input.script:q}"
+        "{resources.launch} python {input.script:q}"
         " --config {params.config:q}"
         " --out {params.out:q}"
         " --cores {threads}"
         " --log {log:q}"
         " --stop-with-parent"
+        " {resources.further}"
 
 
 rule download_weights:
@@ -47,16 +50,19 @@ rule download_weights:
         "logs/download_weights/{weights}.log",
     conda:
         "../../envs/cpu.yaml"
+    resources:
+        **asked("download_weights"),
     params:
         config=lambda wildcards: keys("download_weights", wildcards.weights),
         out=subpath(output.manifest, parent=True),
     shell:
-        "exec python {input.script:q}"
+        "{resources.launch} python {input.script:q}"
         " --config {params.config:q}"
         " --out {params.out:q}"
         " --cores {threads}"
         " --log {log:q}"
         " --stop-with-parent"
+        " {resources.further}"
 
 
 rule train_tokenizer:
@@ -75,13 +81,14 @@ rule train_tokenizer:
         "../../envs/cpu.yaml"
     threads: 2
     resources:
+        **asked("train_tokenizer"),
         execution=lambda wildcards: execution("train_tokenizer", wildcards.tokenizer),
     params:
         config=lambda wildcards: keys("train_tokenizer", wildcards.tokenizer),
         corpus=lambda wildcards, input: ["--corpus", os.path.dirname(input.corpus[0])] if input.corpus else [],
         out=subpath(output.manifest, parent=True),
     shell:
-        "exec python {input.script:q}"
+        "{resources.launch} python {input.script:q}"
         " --config {params.config:q}"
         " --execution {resources.execution:q}"
         " {params.corpus:q}"
@@ -89,6 +96,7 @@ rule train_tokenizer:
         " --cores {threads}"
         " --log {log:q}"
         " --stop-with-parent"
+        " {resources.further}"
 
 
 rule encode_shard:
@@ -108,13 +116,15 @@ rule encode_shard:
         "logs/encode_shard/{corpus}/{tokenizer}/{shard}.log",
     conda:
         "../../envs/cpu.yaml"
+    resources:
+        **asked("encode_shard"),
     params:
         config=lambda wildcards: keys("encode_shard", wildcards.tokenizer),
         corpus=subpath(input.corpus, parent=True),
         tokenizer=subpath(input.tokenizer, parent=True),
         out=subpath(output.manifest, parent=True),
     shell:
-        "exec python {input.script:q}"
+        "{resources.launch} python {input.script:q}"
         " --config {params.config:q}"
         " --corpus {params.corpus:q}"
         " --tokenizer {params.tokenizer:q}"
@@ -123,3 +133,4 @@ rule encode_shard:
         " --cores {threads}"
         " --log {log:q}"
         " --stop-with-parent"
+        " {resources.further}"

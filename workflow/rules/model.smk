@@ -31,6 +31,7 @@ rule plan_run:
         "../../envs/cpu.yaml"
     threads: lambda wildcards: SETTINGS.run[wildcards.run].cores
     resources:
+        **asked("plan_run"),
         execution=lambda wildcards: execution("plan_run", wildcards.run),
         accelerator=1,
     params:
@@ -38,7 +39,7 @@ rule plan_run:
         tokenizer=subpath(input.tokenizer, parent=True),
         out=subpath(output.manifest, parent=True),
     shell:
-        "exec python {input.script:q}"
+        "{resources.launch} python {input.script:q}"
         " --config {params.config:q}"
         " --execution {resources.execution:q}"
         " --tokenizer {params.tokenizer:q}"
@@ -46,6 +47,7 @@ rule plan_run:
         " --cores {threads}"
         " --log {log:q}"
         " --stop-with-parent"
+        " {resources.further}"
 
 
 rule train_model:
@@ -66,6 +68,7 @@ rule train_model:
         "../../envs/cpu.yaml"
     threads: lambda wildcards: SETTINGS.run[wildcards.run].cores
     resources:
+        **asked("train_model"),
         execution=lambda wildcards: execution("train_model", wildcards.run),
         accelerator=1,
     params:
@@ -74,7 +77,7 @@ rule train_model:
         start=lambda wildcards: ["--start", start_folder(wildcards.run)] if SETTINGS.run[wildcards.run].start else [],
         out=subpath(output.manifest, parent=True),
     shell:
-        "exec python {input.script:q}"
+        "{resources.launch} python {input.script:q}"
         " --config {params.config:q}"
         " --execution {resources.execution:q}"
         " --shards {params.shards:q}"
@@ -83,6 +86,7 @@ rule train_model:
         " --cores {threads}"
         " --log {log:q}"
         " --stop-with-parent"
+        " {resources.further}"
 
 
 rule sample_model:
@@ -108,6 +112,7 @@ rule sample_model:
         "../../envs/cpu.yaml"
     threads: lambda wildcards: SETTINGS.run[wildcards.run].cores
     resources:
+        **asked("sample_model"),
         accelerator=1,
     params:
         config=lambda wildcards: keys("sample_model", wildcards.run),
@@ -115,7 +120,7 @@ rule sample_model:
         tokenizer=subpath(input.tokenizer, parent=True),
         out=subpath(output.manifest, parent=True),
     shell:
-        "exec python {input.script:q}"
+        "{resources.launch} python {input.script:q}"
         " --config {params.config:q}"
         " --model {params.model:q}"
         " --tokenizer {params.tokenizer:q}"
@@ -123,6 +128,7 @@ rule sample_model:
         " --cores {threads}"
         " --log {log:q}"
         " --stop-with-parent"
+        " {resources.further}"
 
 
 rule evaluate_model:
@@ -148,6 +154,7 @@ rule evaluate_model:
         "../../envs/cpu.yaml"
     threads: lambda wildcards: SETTINGS.run[wildcards.run].cores
     resources:
+        **asked("evaluate_model"),
         accelerator=1,
     params:
         config=lambda wildcards: keys("evaluate_model", wildcards.run),
@@ -156,7 +163,7 @@ rule evaluate_model:
         corpus=subpath(input.corpus, parent=True),
         out=subpath(output.manifest, parent=True),
     shell:
-        "exec python {input.script:q}"
+        "{resources.launch} python {input.script:q}"
         " --config {params.config:q}"
         " --model {params.model:q}"
         " --shards {params.shards:q}"
@@ -165,6 +172,7 @@ rule evaluate_model:
         " --cores {threads}"
         " --log {log:q}"
         " --stop-with-parent"
+        " {resources.further}"
 
 
 rule export_model:
@@ -185,13 +193,15 @@ rule export_model:
         "logs/export_model/{run}.log",
     conda:
         "../../envs/cpu.yaml"
+    resources:
+        **asked("export_model"),
     params:
         config=lambda wildcards: keys("export_model", wildcards.run),
         model=subpath(input.model, parent=True),
         tokenizer=subpath(input.tokenizer, parent=True),
         out=subpath(output.manifest, parent=True),
     shell:
-        "exec python {input.script:q}"
+        "{resources.launch} python {input.script:q}"
         " --config {params.config:q}"
         " --model {params.model:q}"
         " --tokenizer {params.tokenizer:q}"
@@ -199,3 +209,4 @@ rule export_model:
         " --cores {threads}"
         " --log {log:q}"
         " --stop-with-parent"
+        " {resources.further}"

@@ -1,0 +1,33 @@
+"""What a stage that ended with 2 leaves for later attempts: Snakemake retries whatever failed, and cannot know better.
+
+An attempt after the first one, on the same inputs, says the same line at once. A new start of Snakemake begins with
+a first attempt, which always tries.
+"""
+
+import hashlib
+import json
+from argparse import Namespace
+from pathlib import Path
+
+from makelm import closure, manifest
+
+USER = 2  # the exit code of a stage in which the user must change something
+
+
+def inputs(stage: str, args: Namespace) -> str:
+    """Returns the digest of what an attempt is about: keys, code, and the manifests of the folders it reads."""
+    digest = hashlib.sha256(closure.closure(stage).digest().encode())
+    digest.update(manifest.canonical([args.config, args.execution, args.set]).encode())
+    folders = [value for key, value in sorted(vars(args).items()) if isinstance(value, Path) and key != "out"]
+    for path in (path for folder in folders for path in sorted(folder.glob("*.json"))):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def verdict(left: Path, stage: str, args: Namespace) -> str | None:
+    """Returns the line that an attempt before this one ended with, where this one cannot but end so too."""
+    if args.attempt == 1 or not left.exists():
+        return None
+    found = json.loads(left.read_text())
+    same = found["exit_code"] == USER and found.get("inputs") == inputs(stage, args)
+    return found["line"] if same else None

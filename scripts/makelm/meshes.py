@@ -1,0 +1,18 @@
+"""How many devices lie along each axis of a run's mesh. Without JAX: what only plans jobs asks this too."""
+
+from math import prod
+
+from makelm import config
+from makelm.errors import UserError
+
+AXES = ("data", "fsdp", "tensor")
+
+
+def mesh_shape(mesh: config.Mesh, devices: int) -> dict[str, int]:
+    """Returns the size of each axis on so many devices. Raises UserError where they do not come out even."""
+    sizes = {axis: getattr(mesh, axis) for axis in AXES}
+    known = prod(size for size in sizes.values() if size > 0)
+    if devices % known or (-1 not in sizes.values() and known != devices):
+        asked = " x ".join(f"{axis} {size}" for axis, size in sizes.items())
+        raise UserError(f"mesh: {asked} does not fit {devices} device{'s' * (devices > 1)}; change mesh or the devices")
+    return {axis: devices // known if size == -1 else size for axis, size in sizes.items()}
