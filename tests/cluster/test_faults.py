@@ -22,7 +22,7 @@ if "MAKELM_CLUSTER" not in os.environ:
 
 LONG = (
     "run.tiny.hardware.devices=2 run.tiny.mesh.fsdp=2 run.tiny.cores=1 cluster.devices_per_node=1"
-    " run.tiny.train.optimizer.kind=adamw run.tiny.model.n_layers=1 run.tiny.train.steps=240"
+    " run.tiny.train.optimizer.kind=adamw run.tiny.model.n_layers=1 run.tiny.train.steps=160"
 )
 TARGET = "results/train_model/tiny/manifest.json"
 

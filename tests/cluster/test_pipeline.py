@@ -63,6 +63,11 @@ def test_what_comes_out_is_what_one_machine_makes(submitted, checkout):
     assert contents(submitted.folder) == contents(checkout.folder)
 
 
+def test_who_starts_the_jobs_is_no_reason_to_run_them_again(submitted):
+    for site in ((), ("site.yaml",)):
+        assert submitted.planned("--config", f"set={ONE}", more=site) == []
+
+
 def train_anew(folder, built, *words, start):
     """Trains in a copy of what was built, which has data and no training; returns the training's folder."""
     shutil.copytree(built.folder, folder, ignore=shutil.ignore_patterns("train_model", "logs"))
