@@ -76,9 +76,9 @@ def make_trainer(
         metrics = {
             "loss": loss,
             "learning_rate": train.optimizer.learning_rates.matrices * factor(number),
-            "grad_norm": optax.tree.norm(gradients),
-            "parameter_norm": optax.tree.norm(parameters),
-            "update_norm": optax.tree.norm(updates),
+            "grad_norm": norm(gradients),
+            "parameter_norm": norm(parameters),
+            "update_norm": norm(updates),
         }
         if power is not None:
             metrics |= noise(power, metrics["grad_norm"] ** 2, targets_in(windows_BT), compute.accumulate)
@@ -174,6 +174,12 @@ def noise(of_parts: Array, of_batch: Array, targets: Array, parts: int) -> dict[
         "gradient_variance": (of_parts - of_batch) * targets / (parts - 1),
         "gradient_power": (parts * of_batch - of_parts) / (parts - 1),
     }
+
+
+def norm(tree: Any) -> Array:
+    """Returns the Euclidean norm of all arrays together; as products, which XLA on a CPU sums faster than squares."""
+    leaves = jax.tree.leaves(in_float32(tree))
+    return jnp.sqrt(sum(jnp.tensordot(leaf, leaf, leaf.ndim) for leaf in leaves))
 
 
 def in_float32(tree: Any) -> Any:
