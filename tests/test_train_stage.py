@@ -10,7 +10,7 @@ from training_stage import STEPS, made, start_and_stop, train
 def test_metrics_have_every_step_once_and_the_loss_falls(undisturbed):
     rows = [json.loads(line) for line in (undisturbed / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
-    assert [row["step"] for row in rows if "validation_loss" in row] == [120, 240]
+    assert [row["step"] for row in rows if "validation_loss" in row] == [80, 160]
     assert rows[-1]["loss"] < rows[0]["loss"]
     assert not list(undisturbed.glob(".partial*"))
 
@@ -34,7 +34,7 @@ def test_an_interrupted_run_ends_as_if_nothing_had_happened(data, undisturbed, t
 
 def test_execution_keys_are_no_part_of_the_identity_nor_of_the_result(data, undisturbed, tmp_path):
     changed = train(
-        data, tmp_path, {"log_every": 7, "checkpoint_every": 100, "checkpoint_minutes": 1e-3, "keep_best": True}
+        data, tmp_path, {"log_every": 7, "checkpoint_every": 100, "checkpoint_minutes": 1e-2, "keep_best": True}
     )
     assert changed.returncode == 0, changed.stderr
     assert made(tmp_path) == made(undisturbed)

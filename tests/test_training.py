@@ -37,7 +37,7 @@ def test_a_batch_in_parts_and_on_more_devices_is_the_same_batch():
     model, windows = shape(**SMALL | {"dropout": 0.3}), windows_BT.copy()
     windows[3, 6:] = windows[6, 2:] = -1  # parts with unequal numbers of targets
     expected = run(make_trainer(model, train(**ADAMW), V, mesh_of(1)), 3, windows)[1]
-    for parts, devices in ((4, 1), (2, 4)):
+    for parts, devices in ((4, 1), (2, 2)):
         losses = run(make_trainer(model, train(**ADAMW), V, mesh_of(devices), accumulate=parts), 3, windows)[1]
         np.testing.assert_allclose(losses, expected, rtol=1e-5)
 

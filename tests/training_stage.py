@@ -15,7 +15,7 @@ from makelm import configfile, manifest, shards
 
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "train_model.py"
 FAST = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-STEPS = 240
+STEPS = 160
 
 
 @pytest.fixture(scope="session")
@@ -38,7 +38,7 @@ def command(data, out, changes=None, *more, start=None, model=None, mesh=None):
     """Returns the command line; `changes` are laid over the keys of training, `more` are words of their own."""
     keys = configfile.merge(
         TRAIN,
-        {"optimizer": {"kind": "adamw"}, "steps": STEPS, "checkpoint_every": 40, "validate_every": 120}
+        {"optimizer": {"kind": "adamw"}, "steps": STEPS, "checkpoint_every": 40, "validate_every": 80}
         | (changes or {}),
     )
     raw = {

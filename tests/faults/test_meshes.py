@@ -206,3 +206,16 @@ def test_weights_are_gathered_again_for_each_part_of_a_batch():
 )
 def test_gradients_are_reduce_scattered_on_gpus():
     assert "reduce-scatter" in compiled("muon", (1, len(jax.devices()), 1))[1].as_text()
+
+
+def test_statistics_are_the_same_on_any_mesh():
+    found, model = [], shape(init="gpt2", n_layers=1)
+    windows_BT = np.random.default_rng(0).integers(0, V, (8, 17)).astype(np.int32)
+    for axes, parts in (((1, 1, 1), 1), ((1, 2, 2), 2)):
+        mesh = sharding.make_mesh(config.Mesh(**dict(zip(meshes.AXES, axes, strict=True))), jax.devices()[: prod(axes)])
+        trainer = make_trainer(model, train(optimizer={"kind": "adamw"}), V, mesh, accumulate=parts)
+        found.append(jax.device_get(trainer.statistics(trainer.initial_state(), trainer.place(windows_BT), 0)))
+    assert found[0].keys() == found[1].keys()
+    for name in found[0]:
+        if not name.startswith("largest"):  # of other rows
+            np.testing.assert_allclose(found[1][name], found[0][name], rtol=1e-4, atol=1e-7, err_msg=name)
