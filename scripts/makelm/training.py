@@ -68,10 +68,13 @@ def make_trainer(
     def at_step(state: State, number: Array) -> State:
         return state | {"optimizer": with_schedule_at(state["optimizer"], number)}
 
-    def step(state: State, windows_BT: Array, number: Array) -> tuple[State, dict[str, Array]]:
+    def gradients_of(state: State, windows_BT: Array, number: Array) -> tuple[dict, Array, Array | None]:
         key = jax.random.fold_in(jax.random.key(train.seed), number)
+        return batch_gradients(skeleton, state["parameters"], windows_BT, compute, train.z_loss, key)
+
+    def step(state: State, windows_BT: Array, number: Array) -> tuple[State, dict[str, Array]]:
         parameters = state["parameters"]
-        gradients, loss, power = batch_gradients(skeleton, parameters, windows_BT, compute, train.z_loss, key)
+        gradients, loss, power = gradients_of(state, windows_BT, number)
         updates, moments = optimizer.update(gradients, state["optimizer"], parameters)
         metrics = {
             "loss": loss,
@@ -92,8 +95,8 @@ def make_trainer(
         return kept_where(good, after, state), metrics | {"skipped": ~good}
 
     def statistics_of(state: State, windows_BT: Array, number: Array) -> dict[str, Array]:
-        key, parameters = jax.random.fold_in(jax.random.key(train.seed), number), state["parameters"]
-        gradients, _, _ = batch_gradients(skeleton, parameters, windows_BT, compute, train.z_loss, key)
+        parameters = state["parameters"]
+        gradients, _, _ = gradients_of(state, windows_BT, number)
         updates, _ = optimizer.update(gradients, state["optimizer"], parameters)
         few_BT = statistics.one_row_each(windows_BT, sharding.parts(mesh, "data", "fsdp"))
         logits = statistics.of_attention(skeleton(parameters), jnp.maximum(few_BT[:, :-1], 0))
@@ -153,7 +156,7 @@ def batch_gradients(
     def add(sums: tuple[dict, Array, Array], part: tuple[Array, Array]) -> tuple[tuple[dict, Array, Array], None]:
         (_, loss), gradients = differentiate(sharding.anew(skeleton.mesh, parameters, part), *part)
         gradients = in_float32(gradients)
-        own = optax.tree.norm(gradients, squared=True) * (targets / jnp.maximum(targets_in(part[0]), 1)) ** 2
+        own = norm(gradients) ** 2 * (targets / jnp.maximum(targets_in(part[0]), 1)) ** 2
         return jax.tree.map(jnp.add, sums, (gradients, loss, own / parts)), None
 
     def split(rows: Array) -> Array:
