@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
 
@@ -181,17 +180,27 @@ def whole(line: str) -> bool:
 
 def read_step(folder: Path, step: int, shapes: Any) -> Any:
     """Returns those parts of a checkpoint that `shapes` has, or None where it is not there or has other shapes."""
-    restore_args = ocp.checkpoint_utils.construct_restore_args(shapes)
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-        try:
-            wanted = ocp.args.PyTreeRestore(shapes, restore_args=restore_args, partial_restore=True)
-            found = reader.restore(folder.resolve() / str(step) / "state", args=wanted)
-        except (ValueError, KeyError, TypeError, OSError):
+    path = folder.resolve() / str(step) / "state"
+    try:
+        if not fits(path, shapes):
             return None
-    # what is not in the checkpoint Orbax leaves as it was asked for; what has another size it fills up or cuts off
-    pairs = zip(jax.tree.leaves(found), jax.tree.leaves(shapes), strict=True)
-    same = all(isinstance(leaf, jax.Array) and leaf.shape == like.shape for leaf, like in pairs)
-    return found if same else None
+        restore_args = ocp.checkpoint_utils.construct_restore_args(shapes)
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+            wanted = ocp.args.PyTreeRestore(shapes, restore_args=restore_args, partial_restore=True)
+            return reader.restore(path, args=wanted)
+    except (ValueError, KeyError, TypeError, OSError):
+        return None
+
+
+def fits(path: Path, shapes: Any) -> bool:
+    """Returns whether a saved tree has all leaves of `shapes`, of these shapes.
+
+    Asked before anything is read: Orbax fills up or cuts off an array that has another shape, and what it has begun
+    to read elsewhere complains on standard error where it is given up.
+    """
+    saved = ocp.tree.to_flat_dict(ocp.PyTreeCheckpointHandler().metadata(path).tree)
+    wanted = ocp.tree.to_flat_dict(shapes)
+    return all(name in saved and tuple(saved[name].shape) == leaf.shape for name, leaf in wanted.items())
 
 
 def others(folder: Path, identity: str) -> list[str]:
