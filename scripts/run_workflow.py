@@ -190,6 +190,9 @@ def closing_words(code: int, seconds: float) -> int:
     unknown = re.search(r"^No rule to produce (\S+)", words, re.MULTILINE)
     if unknown:
         return complain(f"nothing makes {unknown[1]}; is its name one of the configuration's?")
+    missing = re.search(r"load_configfile\(.*^FileNotFoundError: .*: '(.*)'$", words, re.MULTILINE | re.DOTALL)
+    if missing:
+        return complain(f"--configfile: no such file: {missing[1]}; what is to be built stands before --configfile")
     return complain(own_words(words), FAILED)
 
 

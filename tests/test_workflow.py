@@ -109,6 +109,7 @@ def test_a_second_make_has_nothing_to_do(built):
     [
         (("--config", "set=run.tiny.train.stepz=5"), "run.tiny.train: unknown key 'stepz'; did you mean 'steps'?"),
         (("--nonsense",), "unrecognized arguments: --nonsense"),
+        (("--configfile", "nope.yaml"), "--configfile: no such file: nope.yaml; what is to be built stands before"),
         (
             ("results/train_model/none/manifest.json",),
             "nothing makes results/train_model/none/manifest.json; is its name",
