@@ -107,7 +107,7 @@ TRAIN = {
     "statistics_every": None,
     "profile_steps": None,
 }
-HARDWARE = {"devices": "local", "topology": None, "memory_gb": None}
+HARDWARE = {"devices": "local", "topology": None, "memory_gb": None, "packages": "cpu"}
 TRACKING = {"wandb": None, "project": "makelm", "entity": None}
 
 

@@ -6,8 +6,10 @@ import signal
 import stat
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 PACKAGES = ("slurm-wlm", "munge")
@@ -46,6 +48,8 @@ SchedulerParameters=sched_interval=2,bf_interval=2,sched_min_interval=200000,bat
 ReturnToService=2
 SlurmdParameters=config_overrides
 MinJobAge=600
+# a node that says nothing for so many seconds is down
+SlurmdTimeout=15
 KillWait=20
 JobRequeue=1
 PreemptType=preempt/partition_prio
@@ -109,10 +113,24 @@ class Slurm:
             shutil.chown("/run/munge", "munge", "munge")
             subprocess.run(["runuser", "-u", "munge", "--", "/usr/sbin/munged"], check=True)
             self.pids.append(Path("/run/munge/munged.pid"))
-        for words in (["slurmctld"], ["slurmd", "-N", "n1"], ["slurmd", "-N", "n2"]):
-            subprocess.run([f"/usr/sbin/{words[0]}", *words[1:]], check=True, capture_output=True)
+        subprocess.run(["/usr/sbin/slurmctld"], check=True, capture_output=True)
+        for node in ("n1", "n2"):
+            self.start_node(node)
         self.pids += [self.base / f"{name}.pid" for name in ("slurmctld", "slurmd-n1", "slurmd-n2")]
-        wait_until(lambda: output("sinfo", "-h", "-N", "-p", "plain", "-o", "%T").split() == ["idle"] * 2, 20)
+        wait_until(lambda: node_states() == ["idle"] * 2, 20)
+
+    def start_node(self, node: str) -> None:
+        """Starts the daemon of a node."""
+        subprocess.run(["/usr/sbin/slurmd", "-N", node], check=True, capture_output=True)
+
+    def kill_node(self, node: str) -> None:
+        """Kills all that runs on a node, as if it had lost its power: its daemon first, so that nobody hears of it."""
+        daemon = psutil.Process(int((self.base / f"slurmd-{node}.pid").read_text()))
+        daemon.kill()
+        daemon.wait()
+        for process in [each for each in psutil.process_iter() if runs_on(each) == node]:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
 
     def write(self, name: str, text: str) -> None:
         """Writes a file of settings and puts it where all programs of Slurm look."""
@@ -154,6 +172,21 @@ def cluster(tmp_path_factory):
 def output(*words: str) -> str:
     """Returns what a command prints."""
     return subprocess.run(words, capture_output=True, text=True).stdout
+
+
+def node_states() -> list[str]:
+    """Returns the state of each node: idle, mixed, allocated, down, ..."""
+    return [state.rstrip("*") for state in output("sinfo", "-h", "-N", "-p", "plain", "-o", "%T").split()]
+
+
+def runs_on(process: psutil.Process) -> str | None:
+    """Returns the node that a process of a job runs on, or that a slurmstepd keeps such a process for."""
+    try:
+        if process.name() == "slurmstepd":
+            return next(filter(None, map(runs_on, process.children())), None)
+        return process.environ().get("SLURMD_NODENAME")
+    except psutil.Error:
+        return None
 
 
 def states() -> dict[int, str]:

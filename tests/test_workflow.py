@@ -109,7 +109,6 @@ def test_a_second_make_has_nothing_to_do(built):
     [
         (("--config", "set=run.tiny.train.stepz=5"), "run.tiny.train: unknown key 'stepz'; did you mean 'steps'?"),
         (("--nonsense",), "unrecognized arguments: --nonsense"),
-        (("--configfile", "nope.yaml"), "--configfile: no such file: nope.yaml; what is to be built stands before"),
         (
             ("results/train_model/none/manifest.json",),
             "nothing makes results/train_model/none/manifest.json; is its name",
@@ -120,6 +119,12 @@ def test_a_wrong_argument_or_key_is_one_line(built, arguments, line):
     done = built.make(*arguments)
     assert done.returncode == 2 and done.stdout == ""
     assert line in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_configuration_that_is_not_there_is_one_line(built):
+    done = built.python("scripts/run_workflow.py", "--configfile", "nope.yaml")
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("--configfile: no such file: nope.yaml;") and done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(

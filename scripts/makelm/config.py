@@ -293,11 +293,15 @@ def device_count(value: Any) -> Any:
 
 
 class Hardware(Section):
-    """What a run is planned for and must find: so many devices, or those of this machine (local)."""
+    """What a run is planned for and must find: so many devices, or those of this machine (local).
+
+    `packages` names the conda environment of what computes on them.
+    """
 
     devices: Annotated[int | Literal["local"], PlainValidator(device_count), EXECUTION]
     topology: Annotated[Text | None, EXECUTION]
     memory_gb: Annotated[Positive | None, EXECUTION]
+    packages: Annotated[Literal["cpu", "cuda", "tpu"], EXECUTION]
 
     @model_validator(mode="after")
     def check(self) -> "Hardware":

@@ -124,7 +124,12 @@ def kill_batch(training):
         each.kill()
 
 
-DISTURBANCES = (cancel, requeue, preempt, kill_rank, kill_batch)
+def warn(training):
+    """Tells a training what --signal tells it before its time is over."""
+    subprocess.run(["scancel", "--signal=USR1", str(training.job())], check=True)
+
+
+DISTURBANCES = (cancel, warn, requeue, preempt, kill_rank, kill_batch)
 
 
 def test_whatever_happens_to_its_jobs_it_goes_on(training, undisturbed):
@@ -140,6 +145,24 @@ def test_whatever_happens_to_its_jobs_it_goes_on(training, undisturbed):
         print(f" job {job}, then {training.job()}")
         assert (training.job() == job) == (disturb in (requeue,)), (disturb, slurm.jobs("train_model"))
     assert training.snakemake.wait(300) == 0, training.said()
+    assert training.weights() == undisturbed.weights()
+    assert not training.processes()
+
+
+def test_when_a_node_dies_its_training_goes_on_once_there_is_one(training, undisturbed, cluster):
+    training.start()
+    training.after(0)
+    job = training.job()
+    since = time.monotonic()
+    cluster.kill_node("n2")
+    slurm.wait_until(lambda: not training.processes(), 60)
+    print(f"kill_node: {time.monotonic() - since:.0f} s until nothing of it runs on the other;", end="")
+    slurm.wait_until(lambda: "down" in slurm.node_states(), 90)
+    cluster.start_node("n2")
+    slurm.wait_until(lambda: slurm.node_states().count("down") == 0, 60)
+    assert training.snakemake.wait(400) == 0, training.said()
+    print(f" job {job}, then {training.job()}")
+    assert training.begun() > 0
     assert training.weights() == undisturbed.weights()
     assert not training.processes()
 

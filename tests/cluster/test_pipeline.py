@@ -5,6 +5,7 @@
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 
@@ -66,6 +67,29 @@ def test_what_comes_out_is_what_one_machine_makes(submitted, checkout):
 def test_who_starts_the_jobs_is_no_reason_to_run_them_again(submitted):
     for site in ((), ("site.yaml",)):
         assert submitted.planned("--config", f"set={ONE}", more=site) == []
+
+
+def test_one_job_can_tokenize_many_shards(submitted, tmp_path):
+    shutil.copytree(submitted.folder, tmp_path / "copy")
+    shards = [f"results/encode_shard/tiny/tiny_bpe/{number:05d}.json" for number in (0, 1)]
+    made = [(tmp_path / "copy" / name).read_bytes() for name in shards]
+    for name in shards:
+        (tmp_path / "copy" / name).unlink()
+    before = set(slurm.jobs(""))
+    group = ("--groups", "encode_shard=shards", "--group-components", "shards=2")
+    submit(tmp_path / "copy", *shards, *group, "--config", f"set={ONE}")
+    assert len(set(slurm.jobs("")) - before) == 1
+    contents = [json.loads(text)["content"] for text in made]
+    assert [json.loads((tmp_path / "copy" / name).read_text())["content"] for name in shards] == contents
+
+
+def test_two_thousand_shards_are_planned_in_ten_seconds(submitted):
+    """Seconds of a processor, which other work on this machine does not lengthen."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    planned = submitted.planned("--config", f"set={ONE} corpus.tiny.shards=2000", more=("site.yaml",))
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert planned.count("encode_shard") == 2000
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 10
 
 
 def train_anew(folder, built, *words, start):

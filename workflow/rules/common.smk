@@ -87,6 +87,11 @@ def asked(stage):
     return {key: of(key) for key in makelm_cluster.keys(SETTINGS)}
 
 
+def environment(wildcards):
+    """Returns the conda environment of a stage that computes on a run's devices."""
+    return f"../../envs/{SETTINGS.run[wildcards.run].hardware.packages}.yaml"
+
+
 def shards(run, *patterns):
     """Returns the files of a run's token shards, {} in the patterns standing for the shard's name."""
     names = makelm_stages.shard_names(SETTINGS, SETTINGS.run[run].corpus)

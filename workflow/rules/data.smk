@@ -118,6 +118,7 @@ rule encode_shard:
         "../../envs/cpu.yaml"
     resources:
         **asked("encode_shard"),
+        shard=1, # so that a profile can say how many of those in one job run at the same time
     params:
         config=lambda wildcards: keys("encode_shard", wildcards.tokenizer),
         corpus=subpath(input.corpus, parent=True),

@@ -28,7 +28,7 @@ rule plan_run:
         "logs/plan_run/{run}.log",
     priority: 1
     conda:
-        "../../envs/cpu.yaml"
+        environment
     threads: lambda wildcards: SETTINGS.run[wildcards.run].cores
     resources:
         **asked("plan_run"),
@@ -65,7 +65,7 @@ rule train_model:
     log:
         "logs/train_model/{run}.log",
     conda:
-        "../../envs/cpu.yaml"
+        environment
     threads: lambda wildcards: SETTINGS.run[wildcards.run].cores
     resources:
         **asked("train_model"),
@@ -109,7 +109,7 @@ rule sample_model:
     log:
         "logs/sample_model/{run}.log",
     conda:
-        "../../envs/cpu.yaml"
+        environment
     threads: lambda wildcards: SETTINGS.run[wildcards.run].cores
     resources:
         **asked("sample_model"),
@@ -151,7 +151,7 @@ rule evaluate_model:
     log:
         "logs/evaluate_model/{run}.log",
     conda:
-        "../../envs/cpu.yaml"
+        environment
     threads: lambda wildcards: SETTINGS.run[wildcards.run].cores
     resources:
         **asked("evaluate_model"),
