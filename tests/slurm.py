@@ -1,6 +1,7 @@
 """A real Slurm on this machine, for tests: two nodes with fake GPUs, a partition and one that goes before it."""
 
 import os
+import re
 import shutil
 import signal
 import stat
@@ -193,6 +194,11 @@ def states() -> dict[int, str]:
     """Returns the state of each job that waits, runs or ends."""
     lines = output("squeue", "-h", "-o", "%A %T").splitlines()
     return {int(job): state for job, state in map(str.split, lines)}
+
+
+def newest() -> int:
+    """Returns the number of the job that was submitted last; those that ended long ago squeue has forgotten."""
+    return int(re.search(r"NEXT_JOB_ID\s*=\s*(\d+)", output("scontrol", "show", "config"))[1]) - 1
 
 
 def jobs(rule: str, since: int = 0) -> list[tuple[int, str, str]]:

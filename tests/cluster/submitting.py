@@ -1,5 +1,6 @@
 """Snakemake with the profile of a cluster, in a copy of the checkout and for the Slurm that the tests started."""
 
+import resource
 import signal
 import subprocess
 import sys
@@ -44,6 +45,12 @@ def submit(folder: Path, *words: str, seconds: float = 400, profile: str = "slur
     said = (folder / SAID).read_text()
     assert process.returncode == 0, said
     return said
+
+
+def processor_seconds() -> float:
+    """Returns what ended children took of processors, which other work on this machine does not lengthen."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def end(process: subprocess.Popen) -> None:

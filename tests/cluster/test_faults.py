@@ -34,7 +34,7 @@ class Training:
         self.copy, self.folder = Checkout(folder), folder
         self.out = folder / "results/train_model/tiny"
         self.log = folder / "logs/train_model/tiny.log"
-        self.since = max((job for job, *_ in slurm.jobs("")), default=0)
+        self.since = slurm.newest()
 
     def start(self, *words):
         """Starts Snakemake in the background."""
@@ -143,7 +143,7 @@ def test_whatever_happens_to_its_jobs_it_goes_on(training, undisturbed):
         last = training.begun()
         print(f"{disturb.__name__}: {time.monotonic() - since:.0f} s until training went on, from step {last};", end="")
         print(f" job {job}, then {training.job()}")
-        assert (training.job() == job) == (disturb in (requeue,)), (disturb, slurm.jobs("train_model"))
+        assert (training.job() == job) == (disturb is requeue), (disturb, slurm.jobs("train_model"))
     assert training.snakemake.wait(300) == 0, training.said()
     assert training.weights() == undisturbed.weights()
     assert not training.processes()
