@@ -1,0 +1,78 @@
+"""The orders that a source's windows can come in (`train.order`), each a function of the seed and the place.
+
+A window is T + 1 tokens: T to predict, and before each the one that it is predicted from.
+
+B windows asked for, T position
+"""
+
+from functools import lru_cache
+from typing import Protocol
+
+import numpy as np
+
+from makelm.loss import NONE
+from makelm.permutation import Permutation, mixed, secrets
+from makelm.stream import Stream
+
+BLOCK = 1024  # places whose windows are found at once: as quick as a few
+
+
+class Order(Protocol):
+    """An endless order of windows of one source."""
+
+    epoch: float  # how many windows predict as many tokens as the source has
+
+    def windows(self, places_B: np.ndarray) -> np.ndarray:
+        """Returns windows_BT, int32, at these places of the order; a target of NONE fills up."""
+
+
+class Shuffled:
+    """Each epoch predicts every token of the source exactly once, by windows in an order of its own.
+
+    The stream is a ring, so that the first token has one before it too: the last, which ends a text where the
+    tokenizer has a token for it. An epoch cuts the ring at a place of its own and from there on every T tokens; where
+    T does not divide their number, its last window is filled up with targets of NONE.
+    """
+
+    def __init__(self, stream: Stream, length: int, seed: int):
+        self.stream, self.length = stream, length
+        self.count = -(-len(stream) // length)
+        self.epoch = float(self.count)
+        self.permutation = Permutation(self.count, seed, "shuffled")
+        self.cut = secrets(seed, "cut", 1)
+
+    def windows(self, places_B: np.ndarray) -> np.ndarray:
+        blocks_B, within_B = np.divmod(places_B, BLOCK)
+        starts_B, last_B = np.empty(len(places_B), np.int64), np.empty(len(places_B), bool)
+        for block in np.unique(blocks_B).tolist():
+            rows = blocks_B == block
+            starts, last = self.block(block)
+            starts_B[rows], last_B[rows] = starts[within_B[rows]], last[within_B[rows]]
+        windows_BT = self.stream.stretches(starts_B, self.length + 1)
+        windows_BT[last_B, len(self.stream) - (self.count - 1) * self.length + 1 :] = NONE
+        return windows_BT
+
+    @lru_cache(maxsize=2)  # noqa: B019 one object a source
+    def block(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns where the windows of some places in a row begin, and which are the last of their epoch's cut."""
+        epochs_B, places_B = np.divmod(np.arange(number * BLOCK, (number + 1) * BLOCK), self.count)
+        numbers_B = self.permutation(epochs_B, places_B)
+        cuts_B = mixed(self.cut + epochs_B.astype(np.uint64)) % np.uint64(len(self.stream))
+        return cuts_B.astype(np.int64) + numbers_B * self.length - 1, numbers_B == self.count - 1
+
+
+class Random:
+    """Windows that begin anywhere, drawn with replacement, as nanoGPT draws them; none crosses the stream's end."""
+
+    def __init__(self, stream: Stream, length: int, seed: int):
+        self.stream, self.length = stream, length
+        self.epoch = len(stream) / length
+        self.key = secrets(seed, "random", 1)
+
+    def windows(self, places_B: np.ndarray) -> np.ndarray:
+        hashes_B = mixed(mixed(places_B.astype(np.uint64)) ^ self.key)
+        starts_B = hashes_B % np.uint64(len(self.stream) - self.length)
+        return self.stream.stretches(starts_B.astype(np.int64), self.length + 1)
+
+
+ORDERS = {"shuffled": Shuffled, "random": Random}
