@@ -61,7 +61,7 @@ def main() -> None:
         for order in ("shuffled", "random"):
             for name, (sources, weights) in cases.items():
                 for context, batch in SHAPES:
-                    batches = Batches(sources, weights, VOCABULARY, context, batch, order, 0)
+                    batches = Batches(sources, weights, VOCABULARY, VOCABULARY - 1, context, batch, order, 0)
                     found = median(speed(batches) for _ in range(TIMES))
                     print(f"| {order} | {name} | {context:,} | {batch} | {found / 1e6:.1f} |", flush=True)
 

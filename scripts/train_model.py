@@ -113,7 +113,7 @@ def train(job: cli.Job) -> None:
     count = training.parameter_count(trainer.state_shapes["parameters"])
     job.say(
         f"{count:,} parameters, {settings.steps} steps of {settings.batch_size * shape.context_length:,} tokens,"
-        f" {describe_epochs(batches.epochs(settings.steps))}, on {describe_devices()}; from step {start},"
+        f" {describe_epochs(batches, settings.steps)}, on {describe_devices()}; from step {start},"
         f" identity {identity.name}"
     )
     stops = loop.Stops(job.stopping.is_set, settings.time_limit, job.started, mesh)
@@ -136,8 +136,8 @@ def train(job: cli.Job) -> None:
 def make_batches(data: Sources, settings: config.Train, shape: config.Model) -> Batches:
     """Returns the batches of a run."""
     tokens = {name: folder.train for name, folder in data.folders.items()}
-    where = (data.vocab_size, shape.context_length, settings.batch_size)
-    return Batches(tokens, data.weights, *where, settings.order, settings.seed)
+    vocabulary, dims = (data.vocab_size, data.end_of_text), (shape.context_length, settings.batch_size)
+    return Batches(tokens, data.weights, *vocabulary, *dims, settings.order, settings.seed)
 
 
 def make_held_out(data: Sources, settings: config.Train, shape: config.Model) -> validation.HeldOut:
@@ -148,9 +148,11 @@ def make_held_out(data: Sources, settings: config.Train, shape: config.Model) ->
     )
 
 
-def describe_epochs(epochs: dict[str, float]) -> str:
-    """Returns for example '0.98 epochs of stdlib, 3.20 epochs of mine'."""
-    return ", ".join(f"{count:.2f} epochs of {name}" for name, count in epochs.items())
+def describe_epochs(batches: Batches, steps: int) -> str:
+    """Returns for example '0.98 epochs of stdlib, 3.20 epochs of mine, 1.2 % empty'."""
+    parts = [f"{count:.2f} epochs of {name}" for name, count in batches.epochs(steps).items()]
+    filling = batches.filling()
+    return ", ".join([*parts, f"{filling:.1%} empty"] if filling >= 5e-4 else parts)
 
 
 def beginning(job: cli.Job, trainer: training.Trainer, data: Sources) -> Begin:

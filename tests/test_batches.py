@@ -15,8 +15,8 @@ SHARDS = [np.arange(sum(SIZES[:n]), sum(SIZES[: n + 1]), dtype=np.uint16) for n 
 TOKENS = sum(SIZES)
 
 
-def make(shards=SHARDS, length=10, batch=3, order="shuffled", seed=0, vocab=TOKENS) -> Batches:
-    return Batches({"mine": shards}, {"mine": 1.0}, vocab, length, batch, order, seed)
+def make(shards=SHARDS, length=10, batch=3, order="shuffled", seed=0, vocab=TOKENS, end=None) -> Batches:
+    return Batches({"mine": shards}, {"mine": 1.0}, vocab, end, length, batch, order, seed)
 
 
 def targets(batches: Batches, first: int, last: int) -> Counter:
@@ -70,11 +70,11 @@ def test_random_windows_begin_anywhere_but_do_not_cross_the_end():
 
 def test_a_mixture_takes_each_sources_own_order_by_weight():
     sources = {"a": SHARDS, "b": [np.arange(1000, 1050, dtype=np.uint16)]}
-    batches = Batches(sources, {"a": 0.7, "b": 0.3}, 2000, 10, 10, "shuffled", 0)
+    batches = Batches(sources, {"a": 0.7, "b": 0.3}, 2000, None, 10, 10, "shuffled", 0)
     windows_BT = batches.windows(np.arange(150))
     of_b = windows_BT[:, 1] >= 1000
     assert abs(np.cumsum(of_b) - 0.3 * np.arange(1, 151)).max() < 1
-    alone = Batches({"b": sources["b"]}, {"b": 1.0}, 2000, 10, 10, "shuffled", 0)
+    alone = Batches({"b": sources["b"]}, {"b": 1.0}, 2000, None, 10, 10, "shuffled", 0)
     np.testing.assert_array_equal(windows_BT[of_b], alone.windows(np.arange(45)))
     assert batches.epochs(15) == {"a": 105 / 15, "b": 45 / 5}
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from makelm.errors import UserError
 from makelm.mixture import Mixture
-from makelm.orders import ORDERS
+from makelm.orders import make_order
 from makelm.stream import Stream
 
 
@@ -25,6 +25,7 @@ class Batches:
         sources: Mapping[str, Sequence[np.ndarray]],  # name -> the ids of each shard
         weights: Mapping[str, float],  # name -> share of the sequences; together 1
         vocab_size: int,
+        end_of_text: int | None,
         context_length: int,
         batch_size: int,
         order: str,
@@ -38,7 +39,10 @@ class Batches:
         for name, stream in streams.items():
             check_length(name, stream, context_length)
         # a source's own order depends on its name, not on what it is mixed with
-        self.orders = [ORDERS[order](streams[name], context_length, own_seed(seed, name)) for name in self.names]
+        self.orders = [
+            make_order(order, stream, context_length, own_seed(seed, name), end_of_text)
+            for name, stream in streams.items()
+        ]
 
     def __call__(self, step: int) -> np.ndarray:
         """Returns the batch of a step, windows_BT of T + 1 tokens each, int32."""
@@ -71,6 +75,10 @@ class Batches:
         """Returns how often each source's tokens were gone through in the first steps."""
         counts = self.mixture.counts(steps * self.batch_size)
         return {name: count / order.epoch for name, count, order in zip(self.names, counts, self.orders, strict=True)}
+
+    def filling(self) -> float:
+        """Returns which share of the positions predicts nothing."""
+        return sum(self.mixture.parts / self.mixture.period * [order.filling for order in self.orders])
 
 
 def own_seed(seed: int, name: str) -> int:

@@ -367,7 +367,7 @@ class Train(Section):
     seed: Seed
     steps: Count
     batch_size: Count
-    order: Literal["shuffled", "random"]
+    order: Literal["shuffled", "random", "packed"]
     optimizer: Optimizer
     schedule: Schedule
     z_loss: NonNegative

@@ -157,11 +157,13 @@ def check_names(config: Config) -> None:
         for corpus in run.corpora:
             known(f"run.{name}.corpus", "corpus", corpus, config.corpus)
         known(f"run.{name}.tokenizer", "tokenizer", run.tokenizer, config.tokenizer)
-        if run.model.mask_documents and not config.tokenizer[run.tokenizer].end_of_text:
-            raise UserError(
-                f"config: run.{name}.model.mask_documents needs the token that parts documents;"
-                f" set tokenizer.{run.tokenizer}.end_of_text: true"
-            )
+        wanting = {"model.mask_documents": run.model.mask_documents, "train.order: packed": run.train.order == "packed"}
+        for key in (key for key, wants in wanting.items() if wants):
+            if not config.tokenizer[run.tokenizer].end_of_text:
+                raise UserError(
+                    f"config: run.{name}.{key} needs the token that parts documents;"
+                    f" set tokenizer.{run.tokenizer}.end_of_text: true"
+                )
     for name in config.run:
         check_start(config, name)
     for name in config.runs:

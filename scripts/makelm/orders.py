@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from makelm.loss import NONE
+from makelm.packing import Packed
 from makelm.permutation import Permutation, mixed, secrets
 from makelm.stream import Stream
 
@@ -21,6 +22,7 @@ class Order(Protocol):
     """An endless order of windows of one source."""
 
     epoch: float  # how many windows predict as many tokens as the source has
+    filling: float  # share of the positions that predict nothing
 
     def windows(self, places_B: np.ndarray) -> np.ndarray:
         """Returns windows_BT, int32, at these places of the order; a target of NONE fills up."""
@@ -37,7 +39,7 @@ class Shuffled:
     def __init__(self, stream: Stream, length: int, seed: int):
         self.stream, self.length = stream, length
         self.count = -(-len(stream) // length)
-        self.epoch = float(self.count)
+        self.epoch, self.filling = float(self.count), 1 - len(stream) / (self.count * length)
         self.permutation = Permutation(self.count, seed, "shuffled")
         self.cut = secrets(seed, "cut", 1)
 
@@ -66,7 +68,7 @@ class Random:
 
     def __init__(self, stream: Stream, length: int, seed: int):
         self.stream, self.length = stream, length
-        self.epoch = len(stream) / length
+        self.epoch, self.filling = len(stream) / length, 0.0
         self.key = secrets(seed, "random", 1)
 
     def windows(self, places_B: np.ndarray) -> np.ndarray:
@@ -75,4 +77,8 @@ class Random:
         return self.stream.stretches(starts_B.astype(np.int64), self.length + 1)
 
 
-ORDERS = {"shuffled": Shuffled, "random": Random}
+def make_order(kind: str, stream: Stream, length: int, seed: int, end_of_text: int | None) -> Order:
+    """Returns the order of that name. Raises UserError where the tokenizer has not what it needs."""
+    if kind == "packed":
+        return Packed(stream, length, seed, end_of_text)
+    return {"shuffled": Shuffled, "random": Random}[kind](stream, length, seed)
