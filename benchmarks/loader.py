@@ -58,7 +58,7 @@ def main() -> None:
         cases = {"one source": ({"a": tokens}, {"a": 1.0})}
         cases["two, 0.7 and 0.3"] = ({"a": tokens[:half], "b": tokens[half:]}, {"a": 0.7, "b": 0.3})
         print("| order | sources | context | batch | million tokens/s |\n|---|---|---|---|---|")
-        for order in ("shuffled", "random"):
+        for order in ("shuffled", "random", "packed"):
             for name, (sources, weights) in cases.items():
                 for context, batch in SHAPES:
                     batches = Batches(sources, weights, VOCABULARY, VOCABULARY - 1, context, batch, order, 0)

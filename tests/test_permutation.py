@@ -33,6 +33,17 @@ def test_a_place_does_not_depend_on_what_else_is_asked_for():
     assert permutation(epochs, places).tolist() == alone
 
 
+def test_the_endless_order_is_that_of_one_epoch_after_the_other():
+    for size in (1, 7, 1000, 1024, 3000):
+        permutation, places = (
+            Permutation(size, 3, "mine"),
+            np.array([2 * size, 0, size - 1, size, 5 * size + 1, 10**12]),
+        )
+        epochs, numbers = permutation.endless(places)
+        np.testing.assert_array_equal(epochs, places // size)
+        np.testing.assert_array_equal(numbers, permutation(places // size, places % size))
+
+
 @pytest.mark.parametrize("other", [{"epoch": 1}, {"seed": 1}, {"name": "yours"}])
 def test_another_epoch_seed_or_name_is_another_order(other):
     assert np.mean(order(1000) == order(1000, **other)) < 0.01

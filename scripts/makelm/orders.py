@@ -5,7 +5,6 @@ A window is T + 1 tokens: T to predict, and before each the one that it is predi
 B windows asked for, T position
 """
 
-from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -14,8 +13,6 @@ from makelm.loss import NONE
 from makelm.packing import Packed
 from makelm.permutation import Permutation, mixed, secrets
 from makelm.stream import Stream
-
-BLOCK = 1024  # places whose windows are found at once: as quick as a few
 
 
 class Order(Protocol):
@@ -44,23 +41,12 @@ class Shuffled:
         self.cut = secrets(seed, "cut", 1)
 
     def windows(self, places_B: np.ndarray) -> np.ndarray:
-        blocks_B, within_B = np.divmod(places_B, BLOCK)
-        starts_B, last_B = np.empty(len(places_B), np.int64), np.empty(len(places_B), bool)
-        for block in np.unique(blocks_B).tolist():
-            rows = blocks_B == block
-            starts, last = self.block(block)
-            starts_B[rows], last_B[rows] = starts[within_B[rows]], last[within_B[rows]]
-        windows_BT = self.stream.stretches(starts_B, self.length + 1)
-        windows_BT[last_B, len(self.stream) - (self.count - 1) * self.length + 1 :] = NONE
+        epochs_B, numbers_B = self.permutation.endless(places_B)
+        cuts_B = (mixed(self.cut + epochs_B.astype(np.uint64)) % np.uint64(len(self.stream))).astype(np.int64)
+        windows_BT = self.stream.stretches(cuts_B + numbers_B * self.length - 1, self.length + 1)
+        rest = len(self.stream) - (self.count - 1) * self.length
+        windows_BT[numbers_B == self.count - 1, rest + 1 :] = NONE
         return windows_BT
-
-    @lru_cache(maxsize=2)  # noqa: B019 one object a source
-    def block(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns where the windows of some places in a row begin, and which are the last of their epoch's cut."""
-        epochs_B, places_B = np.divmod(np.arange(number * BLOCK, (number + 1) * BLOCK), self.count)
-        numbers_B = self.permutation(epochs_B, places_B)
-        cuts_B = mixed(self.cut + epochs_B.astype(np.uint64)) % np.uint64(len(self.stream))
-        return cuts_B.astype(np.int64) + numbers_B * self.length - 1, numbers_B == self.count - 1
 
 
 class Random:

@@ -1,15 +1,15 @@
 """Documents packed into windows, so that none is cut but what is longer than a window.
 
-A shard is looked at in stretches of some windows' length; the documents that begin in one are packed together, by
-themselves and always alike, so that a window is found again from its number alone. Kept is how many windows there
-are up to each stretch.
+What each window holds is found once, at the start, and written to a temporary file without a name that is mapped like
+the shards: 20 bytes a window, 12 more for each further document in it.
 
-B windows asked for, T position, D documents of a stretch
+B windows asked for, T position, D documents of a group
 """
 
+import tempfile
 from bisect import bisect_left, insort
 from collections.abc import Iterator
-from functools import lru_cache
+from typing import IO
 
 import numpy as np
 
@@ -18,11 +18,9 @@ from makelm.loss import NONE
 from makelm.permutation import Permutation
 from makelm.stream import Stream
 
-STRETCH = 64  # windows
-AHEAD = 4096  # tokens in which the end of a document is looked for at a time, and then twice as many
-KEPT = 1024  # stretches whose packing is remembered
-
-Pieces = list[tuple[int, int]]  # (where it begins in its shard, tokens) of what one window holds
+GROUP = 4096  # documents one after the other that are packed together
+CHUNK = 1 << 24  # tokens looked through at a time
+PIECE = np.dtype([("start", "<i8"), ("count", "<i4")])  # where in its shard, how many tokens
 
 
 class Packed:
@@ -37,70 +35,75 @@ class Packed:
         """Raises UserError where the tokenizer has nothing to tell documents by."""
         if end_of_text is None:
             raise UserError("train.order: packed needs a tokenizer with end_of_text: true; take shuffled")
-        self.stream, self.length, self.end_of_text, self.size = stream, length, end_of_text, STRETCH * length
-        self.stretches = [
-            (shard, begin) for shard, ids in enumerate(stream.shards) for begin in range(0, len(ids), self.size)
-        ]
-        # not by the function that remembers: these are all there are
-        self.ends = np.cumsum([sum(1 for _ in self.pack(*stretch)) for stretch in self.stretches])
-        self.count = int(self.ends[-1])
+        self.stream, self.length, self.end_of_text = stream, length, end_of_text
+        windows = []  # of each shard
+        with tempfile.TemporaryFile() as pieces, tempfile.TemporaryFile() as counts:
+            for ids in stream.shards:
+                windows.append(sum(write(pieces, counts, *group, length) for group in documents(ids, end_of_text)))
+            self.pieces = np.memmap(pieces, PIECE, mode="r")
+            # where the pieces of each window end
+            self.ends = np.memmap(counts, np.int64, mode="r+")
+        np.cumsum(self.ends, out=self.ends)
+        self.shards = np.cumsum(windows)
+        self.count = int(self.shards[-1])
         self.epoch, self.filling = float(self.count), 1 - len(stream) / (self.count * length)
         self.permutation = Permutation(self.count, seed, "packed")
 
     def windows(self, places_B: np.ndarray) -> np.ndarray:
-        numbers_B = self.permutation(*np.divmod(places_B, self.count))
+        _, numbers_B = self.permutation.endless(places_B)
         windows_BT = np.full((len(places_B), self.length + 1), NONE, np.int32)
-        for window, number in zip(windows_BT, numbers_B.tolist(), strict=True):
-            stretch = int(np.searchsorted(self.ends, number, side="right"))
-            ids = self.stream.shards[self.stretches[stretch][0]]
-            pieces = self.packed(stretch)[number - (int(self.ends[stretch - 1]) if stretch else 0)]
-            window[0] = ids[pieces[0][0] - 1] if pieces[0][0] else self.end_of_text
+        shards_B = np.searchsorted(self.shards, numbers_B, side="right")
+        firsts_B = np.where(numbers_B > 0, self.ends[numbers_B - 1], 0)
+        where = zip(shards_B.tolist(), firsts_B.tolist(), self.ends[numbers_B].tolist(), strict=True)
+        for window, (shard, first, last) in zip(windows_BT, where, strict=True):
+            ids, pieces = self.stream.shards[shard], self.pieces[first:last].tolist()
+            begin = pieces[0][0]
+            window[0] = ids[begin - 1] if begin else self.end_of_text
             place = 1
             for start, count in pieces:
                 window[place : place + count] = ids[start : start + count]
                 place += count
         return windows_BT
 
-    @lru_cache(maxsize=KEPT)  # noqa: B019 one object a source
-    def packed(self, stretch: int) -> list[Pieces]:
-        """Returns what each window of a stretch holds."""
-        return list(self.pack(*self.stretches[stretch]))
 
-    def pack(self, shard: int, first: int) -> Iterator[Pieces]:
-        """Yields what the windows of the documents hold that begin in a stretch of a shard: best fit, longest first."""
-        begins_D, lengths_D = self.documents(self.stream.shards[shard], first)
-        heads_D = (lengths_D - 1) % self.length + 1
-        for begin, count, head in zip(begins_D.tolist(), lengths_D.tolist(), heads_D.tolist(), strict=True):
-            for start in range(begin + head, begin + count, self.length):
-                yield [(start, self.length)]
-        windows: list[Pieces] = []
-        spaces: list[tuple[int, int]] = []  # (tokens that still fit, number of a window), the least first
-        for document in np.argsort(-heads_D, kind="stable").tolist():
-            piece = int(begins_D[document]), int(heads_D[document])
-            fits = bisect_left(spaces, (piece[1], 0))
-            space, number = spaces.pop(fits) if fits < len(spaces) else (self.length, len(windows))
-            if number == len(windows):
-                windows.append([])
-            windows[number].append(piece)
-            insort(spaces, (space - piece[1], number))
-        yield from windows
+def documents(ids: np.ndarray, end_of_text: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields begins_D and lengths_D, end-of-text included, of a shard's documents, group by group."""
+    found = [np.flatnonzero(ids[at : at + CHUNK] == end_of_text) + at + 1 for at in range(0, len(ids), CHUNK)]
+    ends = np.unique(np.concatenate([np.zeros(0, np.int64), *found, [len(ids)]]))
+    begins = np.concatenate([[0], ends[:-1]]) if len(ids) else ends[:0]
+    for first in range(0, len(begins), GROUP):
+        yield begins[first : first + GROUP], (ends - begins)[first : first + GROUP]
 
-    def documents(self, ids: np.ndarray, first: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns begins_D and lengths_D, end-of-text included, of the documents that begin in a stretch."""
-        last = min(first + self.size, len(ids))
-        begins = np.flatnonzero(ids[max(first - 1, 0) : last - 1] == self.end_of_text) + max(first, 1)
-        if first == 0:
-            begins = np.concatenate([[0], begins])
-        if not len(begins):
-            return begins, begins
-        ends = np.append(begins[1:], self.end_after(ids, max(last - 1, int(begins[-1]))))
-        return begins, ends - begins
 
-    def end_after(self, ids: np.ndarray, place: int) -> int:
-        """Returns where the document ends that has the token at a place; a shard's end is one."""
-        ahead = AHEAD
-        while place < len(ids):
-            if len(found := np.flatnonzero(ids[place : place + ahead] == self.end_of_text)):
-                return place + int(found[0]) + 1
-            place, ahead = place + ahead, 2 * ahead
-        return len(ids)
+def write(pieces: IO[bytes], counts: IO[bytes], begins_D: np.ndarray, lengths_D: np.ndarray, length: int) -> int:
+    """Writes what the windows of a group of documents hold, and in how many pieces each; returns how many they are."""
+    heads_D = (lengths_D - 1) % length + 1
+    full_D = (lengths_D - heads_D) // length  # windows that a long document has for itself
+    within = np.arange(full_D.sum()) - np.repeat(np.cumsum(full_D) - full_D, full_D)
+    whole = np.empty(len(within), PIECE)
+    whole["start"], whole["count"] = np.repeat(begins_D + heads_D, full_D) + within * length, length
+    packed = best_fit(heads_D, length)
+    order = [document for window in packed for document in window]
+    heads = np.empty(len(order), PIECE)
+    heads["start"], heads["count"] = begins_D[order], heads_D[order]
+    pieces.write(whole.tobytes() + heads.tobytes())
+    counts.write(np.array([1] * len(whole) + [len(window) for window in packed], np.int64).tobytes())
+    return len(whole) + len(packed)
+
+
+def best_fit(lengths_D: np.ndarray, length: int) -> list[list[int]]:
+    """Returns windows of documents: the longest first, each where the least room is left that is enough for it."""
+    windows: list[list[int]] = []
+    rooms: list[tuple[int, int]] = []  # (tokens that still fit, number of a window), the least first
+    for document in np.argsort(-lengths_D, kind="stable").tolist():
+        count = int(lengths_D[document])
+        fits = bisect_left(rooms, (count, 0))
+        if fits < len(rooms):
+            room, number = rooms.pop(fits)
+        else:
+            room, number = length, len(windows)
+            windows.append([])
+        windows[number].append(document)
+        if room > count:
+            insort(rooms, (room - count, number))
+    return windows

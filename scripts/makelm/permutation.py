@@ -7,11 +7,13 @@ through again until they come out within (cycle walking: the way leads back to w
 R round, B the places asked for
 """
 
+from functools import lru_cache
 from math import isqrt
 
 import numpy as np
 
 ROUNDS = 8
+BLOCK = 1024  # places
 MULTIPLIERS = np.array([0xBF58476D1CE4E5B9, 0x94D049BB133111EB], np.uint64)  # of the finalizer of SplitMix64
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
@@ -44,6 +46,20 @@ class Permutation:
         while len(outside := np.flatnonzero(numbers_B >= self.size)):
             numbers_B[outside] = self.once(keys_RB[:, outside], numbers_B[outside])
         return numbers_B.astype(np.int64)
+
+    def endless(self, places_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns epochs_B and numbers_B at places of the order of all epochs, one after the other."""
+        blocks_B, within_B = np.divmod(places_B, BLOCK)
+        numbers_B = np.empty(len(places_B), np.int64)
+        for block in np.unique(blocks_B).tolist():
+            rows = blocks_B == block
+            numbers_B[rows] = self.block(block)[within_B[rows]]
+        return places_B // int(self.size), numbers_B
+
+    @lru_cache(maxsize=2)  # noqa: B019 one object a source
+    def block(self, number: int) -> np.ndarray:
+        """Returns the numbers at some places in a row: to find many takes hardly longer than a few."""
+        return self(*np.divmod(np.arange(number * BLOCK, (number + 1) * BLOCK), int(self.size)))
 
     def once(self, keys_RB: np.ndarray, numbers_B: np.ndarray) -> np.ndarray:
         """Returns numbers_B after one pass through the network."""
