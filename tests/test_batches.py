@@ -79,6 +79,13 @@ def test_a_mixture_takes_each_sources_own_order_by_weight():
     assert batches.epochs(15) == {"a": 105 / 15, "b": 45 / 5}
 
 
+@pytest.mark.parametrize("order", ["shuffled", "random"])
+def test_sources_of_the_same_tokens_come_in_orders_of_their_own(order):
+    batches = Batches({"a": SHARDS, "b": SHARDS}, {"a": 0.5, "b": 0.5}, TOKENS, None, 10, 30, order, 0)
+    one, two = (own.windows(np.arange(15)).tolist() for own in batches.orders)
+    assert one != two
+
+
 def test_data_shorter_than_one_window_is_refused_by_name():
     with pytest.raises(UserError, match=r"model\.context_length: 149 is longer than the training data of mine \(149"):
         make(length=149)
