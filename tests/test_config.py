@@ -3,6 +3,7 @@
 from copy import deepcopy
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -145,6 +146,15 @@ def test_weights_come_to_one_and_one_corpus_alone_is_its_name():
     raw["run"]["stdlib"]["corpus"] = {"stdlib": 0.123}
     run = configfile.load(raw).run["stdlib"]
     assert run.corpus == "stdlib" and run.corpora == {"stdlib": 1.0}
+
+
+def test_weights_that_came_to_one_stay_as_they_are():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        parts = rng.multinomial(config.PARTS - 9, [1 / 9] * 9) + 1
+        once = config.corpus_weights({f"c{n}": int(part) for n, part in enumerate(parts)})
+        assert config.corpus_weights(once) == once == {f"c{n}": part / config.PARTS for n, part in enumerate(parts)}
+    assert config.corpus_weights({"a": 1 / 7, "b": 6 / 7}) == config.corpus_weights({"a": 1, "b": 6})
 
 
 def test_a_mixture_replaces_the_one_it_is_laid_over():

@@ -474,8 +474,11 @@ def corpus_weights(value: Any) -> str | dict[str, float]:
     if not isinstance(value, dict) or not value:
         raise PydanticCustomError("corpus", "input should be a corpus's name, or names with weights")
     ratios = {str(name): Ratio(str(number(weight))) for name, weight in value.items() if is_weight(name, weight)}
-    shares = {name: ratio / sum(ratios.values()) for name, ratio in ratios.items()}
-    if lcm(*(share.denominator for share in shares.values())) > PARTS:
+    exact = {name: ratio / sum(ratios.values()) for name, ratio in ratios.items()}
+    # what came to 1 before was rounded to a float
+    shares = {name: share.limit_denominator(PARTS) for name, share in exact.items()}
+    rounded = any(abs(shares[name] - share) > 1e-12 for name, share in exact.items())
+    if rounded or sum(shares.values()) != 1 or lcm(*(share.denominator for share in shares.values())) > PARTS:
         raise PydanticCustomError(
             "weights", "the weights are whole parts of no number up to {n}; round them", {"n": f"{PARTS:,}"}
         )

@@ -40,9 +40,9 @@ class Packed:
         with tempfile.TemporaryFile() as pieces, tempfile.TemporaryFile() as counts:
             for ids in stream.shards:
                 windows.append(sum(write(pieces, counts, *group, length) for group in documents(ids, end_of_text)))
-            self.pieces = np.memmap(pieces, PIECE, mode="r")
+            self.pieces = np.asarray(np.memmap(pieces, PIECE, mode="r"))
             # where the pieces of each window end
-            self.ends = np.memmap(counts, np.int64, mode="r+")
+            self.ends = np.asarray(np.memmap(counts, np.int64, mode="r+"))
         np.cumsum(self.ends, out=self.ends)
         self.shards = np.cumsum(windows)
         self.count = int(self.shards[-1])
