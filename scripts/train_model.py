@@ -20,16 +20,18 @@ import numpy as np
 from makelm import (
     checkpoints,
     cli,
+    config,
     going_on,
     hugging_face,
     identities,
     loop,
-    loss,
     manifest,
     processes,
     sharding,
     shards,
+    sources,
     training,
+    validation,
     warm_start,
     weights,
 )
@@ -38,12 +40,14 @@ from makelm.errors import UserError
 from makelm.flops import flops_per_token
 from makelm.identities import Identity
 from makelm.observer import Observer
+from makelm.sources import Sources
 
 Begin = Callable[[checkpoints.Checkpoints], tuple[int, dict]]
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("--shards", type=Path, required=True, help="folder of token shards (results/encode_shard/...)")
+    shards_help = f"folder of token shards (results/encode_shard/...); {sources.HELP}"
+    parser.add_argument("--shards", nargs="+", metavar="FOLDER", required=True, help=shards_help)
     parser.add_argument("--start", type=Path, help="folder of the run or the downloaded weights that start: names")
     parser.add_argument("--resume-from", metavar="IDENTITY", help="the same as --set train.resume_from=IDENTITY")
     several = parser.add_argument_group("several processes, each started with the same arguments but --process")
@@ -93,11 +97,11 @@ def place(args: Namespace) -> processes.Place:
 
 def train(job: cli.Job) -> None:
     """Trains, in this process and those that it joined."""
-    data = shards.open_folder(job.args.shards, job.read_input)
     settings, shape = job.config.train, job.config.model
-    shards.check_ids(data)
-    batches = Batches(data.train, data.vocab_size, shape.context_length, settings.batch_size, settings.seed)
-    held_out_WT = validation_windows(data.valid, shape.context_length, settings.batch_size, settings.validate_windows)
+    data = sources.open_sources(job.args.shards, job.config.corpora, job.read_input)
+    for folder in data.folders.values():
+        shards.check_ids(folder)
+    batches, held_out = make_batches(data, settings, shape), make_held_out(data, settings, shape)
     sharding.check_devices(job.config.hardware, jax.devices())
     mesh = sharding.make_mesh(job.config.mesh, jax.devices())
     trainer = training.make_trainer(shape, settings, job.config.compute, data.vocab_size, data.end_of_text, mesh)
@@ -108,8 +112,9 @@ def train(job: cli.Job) -> None:
         start, state = go_on(job, identity, saved, trainer) or begin(saved)
     count = training.parameter_count(trainer.state_shapes["parameters"])
     job.say(
-        f"{count:,} parameters, {settings.steps} steps of {settings.batch_size * shape.context_length:,} tokens"
-        f" from {batches.windows:,} windows, on {describe_devices()}; from step {start}, identity {identity.name}"
+        f"{count:,} parameters, {settings.steps} steps of {settings.batch_size * shape.context_length:,} tokens,"
+        f" {describe_epochs(batches, settings.steps)}, on {describe_devices()}; from step {start},"
+        f" identity {identity.name}"
     )
     stops = loop.Stops(job.stopping.is_set, settings.time_limit, job.started, mesh)
     feed = loop.Feed(
@@ -121,14 +126,36 @@ def train(job: cli.Job) -> None:
         steps = loop.Loop(trainer, settings, saved, observer, stops, settings.batch_size * shape.context_length)
         try:
             observer.track(job.config.tracking, job.out.name, job.keys)
-            state = steps.run(state, start, feed, held_out_WT)
+            state = steps.run(state, start, feed, held_out)
         finally:
             observer.close()
     saved.wait()
-    publish(job, saved, data, trainer, state, identity)
+    publish(job, saved, data, trainer, state, identity, batches.epochs(settings.steps))
 
 
-def beginning(job: cli.Job, trainer: training.Trainer, data: shards.Folder) -> Begin:
+def make_batches(data: Sources, settings: config.Train, shape: config.Model) -> Batches:
+    """Returns the batches of a run."""
+    tokens = {name: folder.train for name, folder in data.folders.items()}
+    vocabulary, dims = (data.vocab_size, data.end_of_text), (shape.context_length, settings.batch_size)
+    return Batches(tokens, data.weights, *vocabulary, *dims, settings.order, settings.seed)
+
+
+def make_held_out(data: Sources, settings: config.Train, shape: config.Model) -> validation.HeldOut:
+    """Returns the validation windows of a run."""
+    tokens = {name: folder.valid for name, folder in data.folders.items()}
+    return validation.HeldOut(
+        tokens, data.weights, shape.context_length, settings.batch_size, settings.validate_windows
+    )
+
+
+def describe_epochs(batches: Batches, steps: int) -> str:
+    """Returns for example '0.98 epochs of stdlib, 3.20 epochs of mine, 1.2 % empty'."""
+    parts = [f"{count:.2f} epochs of {name}" for name, count in batches.epochs(steps).items()]
+    filling = batches.filling()
+    return ", ".join([*parts, f"{filling:.1%} empty"] if filling >= 5e-4 else parts)
+
+
+def beginning(job: cli.Job, trainer: training.Trainer, data: Sources) -> Begin:
     """Returns what makes the first state where there is no checkpoint: (steps that count as done, state)."""
     if job.config.start is None:
         return lambda saved: (0, trainer.initial_state())
@@ -137,7 +164,7 @@ def beginning(job: cli.Job, trainer: training.Trainer, data: shards.Folder) -> B
     return begin_from_run(job, trainer, data) if job.config.start.run else begin_from_others(job, trainer, data)
 
 
-def begin_from_others(job: cli.Job, trainer: training.Trainer, data: shards.Folder) -> Begin:
+def begin_from_others(job: cli.Job, trainer: training.Trainer, data: Sources) -> Begin:
     """Returns the beginning with weights in the layout of Hugging Face."""
     folder, shapes = job.args.start, trainer.state_shapes["parameters"]
     content = job.read_input("start", folder / "manifest.json")
@@ -152,12 +179,12 @@ def begin_from_others(job: cli.Job, trainer: training.Trainer, data: shards.Fold
     return begin
 
 
-def begin_from_run(job: cli.Job, trainer: training.Trainer, data: shards.Folder) -> Begin:
+def begin_from_run(job: cli.Job, trainer: training.Trainer, data: Sources) -> Begin:
     """Returns the beginning with the weights of another run, and what is kept of its optimizer and schedule."""
     folder, wanted, shapes = job.args.start, job.config.start, trainer.state_shapes
     content = job.read_input("start", folder / "manifest.json")
     other = weights.open_run(folder, lambda *_: content, weights.open_file)
-    weights.check_tokenizer(other, data.tokenizer, str(job.args.shards))
+    weights.check_tokenizer(other, data.tokenizer, str(data.first.path))
     warm_start.check_same(job.config.model, other.model, str(folder))
     done = json.loads((folder / "summary.json").read_text())["steps"]
     first = warm_start.first_step(wanted, done, job.config.train.steps)
@@ -172,26 +199,6 @@ def begin_from_run(job: cli.Job, trainer: training.Trainer, data: shards.Folder)
         return first, state
 
     return begin
-
-
-def validation_windows(tokens: list[np.ndarray], length: int, batch_size: int, wanted: int) -> np.ndarray:
-    """Returns the first windows of the validation shards, windows_WT of length + 1 tokens, W a whole number of batches.
-
-    Raises UserError where there is less than one window. A last batch is filled up with rows that predict nothing.
-    """
-    joined, most = np.zeros(0, np.int32), wanted * length + 1
-    for shard in tokens:
-        joined = np.concatenate([joined, np.asarray(shard[: most - len(joined)]).astype(np.int32)])
-    have = (len(joined) - 1) // length
-    if have < 1:
-        raise UserError(
-            f"model.context_length: {length} is longer than the validation data ({len(joined)} tokens);"
-            " use a longer corpus, a larger valid_fraction or a shorter context"
-        )
-    starts = np.arange(min(wanted, have)) * length
-    windows_WT = joined[starts[:, None] + np.arange(length + 1)[None, :]]
-    missing = -len(windows_WT) % batch_size
-    return np.concatenate([windows_WT, np.full((missing, length + 1), loss.NONE, np.int32)])
 
 
 def open_checkpoints(job: cli.Job) -> tuple[Identity, checkpoints.Checkpoints]:
@@ -239,10 +246,11 @@ def go_on(
 def publish(
     job: cli.Job,
     saved: checkpoints.Checkpoints,
-    data: shards.Folder,
+    data: Sources,
     trainer: training.Trainer,
     state: training.State,
     identity: Identity,
+    epochs: dict[str, float],
 ) -> None:
     """Writes weights, metrics and summary under their final names."""
     settings, shape = job.config.train, job.config.model
@@ -265,6 +273,7 @@ def publish(
         "parameters": training.parameter_count(trainer.state_shapes["parameters"]),
         "steps": settings.steps,
         "tokens": settings.steps * settings.batch_size * shape.context_length,
+        "epochs": {name: round(count, 4) for name, count in epochs.items()},
         "loss": float(np.mean(last)),  # over the last twentieth of the steps
         "validation_loss": rows[-1]["validation_loss"],
         "validation_loss_sem": rows[-1]["validation_loss_sem"],

@@ -67,6 +67,7 @@ TRAIN = {
     "seed": 0,
     "steps": 12,
     "batch_size": 8,
+    "order": "shuffled",
     "optimizer": {
         "kind": "muon",
         "learning_rates": {"matrices": 0.02, "embedding": 0.02, "head": 0.01, "vectors": 0.01},

@@ -321,7 +321,7 @@ def test_training_waits_as_long_as_its_configuration_says(tmp_path):
     lock_file(tmp_path / "out")
     keys = {"model": conftest.SHAPE, "compute": conftest.COMPUTE, "train": conftest.TRAIN | {"lock_wait": 0.1}}
     keys |= {"mesh": {"data": 1, "fsdp": -1, "tensor": 1}, "hardware": conftest.HARDWARE, "start": None}
-    config = json.dumps(keys | {"locked": {}, "tracking": conftest.TRACKING})
+    config = json.dumps(keys | {"locked": {}, "tracking": conftest.TRACKING, "corpus": "mine"})
     words = ["--config", config, "--shards", str(tmp_path), "--out", str(tmp_path / "out")]
     command = [sys.executable, str(closure.SCRIPTS / "train_model.py"), *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30)

@@ -3,6 +3,7 @@
 from copy import deepcopy
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -82,6 +83,29 @@ def test_the_default_is_valid_and_values_have_their_types():
         ("run.stdlib.compute.accumulate", 3, "run.stdlib: train.batch_size must be a multiple of compute.accumulate"),
         ("weights", None, "weights must be a map of named entries, got None"),
         ("run.stdlib.corpus", "stdlob", "run.stdlib.corpus: no corpus is called 'stdlob'; did you mean 'stdlib'?"),
+        (
+            "run.stdlib.corpus",
+            {"stdlib": 1, "stdlob": 1},
+            "run.stdlib.corpus: no corpus is called 'stdlob'; did you me",
+        ),
+        ("run.stdlib.corpus", {}, "run.stdlib.corpus: input should be a corpus's name, or names with weights"),
+        ("run.stdlib.corpus", ["stdlib"], "run.stdlib.corpus: input should be a corpus's name, or names with weights"),
+        (
+            "run.stdlib.corpus",
+            {"stdlib": 0},
+            "corpus: the weight of stdlib should be a number greater than 0, got 0",
+        ),
+        (
+            "run.stdlib.corpus",
+            {"stdlib": "x"},
+            "run.stdlib.corpus: the weight of stdlib should be a number greater than",
+        ),
+        (
+            "run.stdlib.corpus",
+            {"a": 1, "b": 1e-9},
+            "run.stdlib.corpus: the weights are whole parts of no number up to 100,",
+        ),
+        ("run.stdlib.train.order", "shuffle", "run.stdlib.train.order: input should be 'shuffled'"),
         ("run.stdlib.tokenizer", "zzz", "run.stdlib.tokenizer: no tokenizer is called 'zzz'; there are: stdlib_bpe"),
         ("runs", ["stdlop"], "runs: no run is called 'stdlop'; did you mean 'stdlib'?"),
         ("runs", [], "runs: list should have at least 1 item"),
@@ -112,6 +136,39 @@ def test_learned_positions_end_at_the_context():
     assert "run.a: sample.max_new_tokens must be less than model.context_length" in line and "got 200 and 200" in line
     line = refusal(with_runs(a=short | {"sample": {"max_new_tokens": 199}}))
     assert "run.a: evaluate.window must be at most model.context_length" in line and "got 256 and 200" in line
+
+
+def test_weights_come_to_one_and_one_corpus_alone_is_its_name():
+    raw = changed("run.stdlib.corpus", {"stdlib": 7, "other": "3e0"})
+    raw["corpus"]["other"] = raw["corpus"]["stdlib"]
+    run = configfile.load(raw).run["stdlib"]
+    assert run.corpus == run.corpora == {"other": 0.3, "stdlib": 0.7}
+    raw["run"]["stdlib"]["corpus"] = {"stdlib": 0.123}
+    run = configfile.load(raw).run["stdlib"]
+    assert run.corpus == "stdlib" and run.corpora == {"stdlib": 1.0}
+
+
+def test_weights_that_came_to_one_stay_as_they_are():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        parts = rng.multinomial(config.PARTS - 9, [1 / 9] * 9) + 1
+        once = config.corpus_weights({f"c{n}": int(part) for n, part in enumerate(parts)})
+        assert config.corpus_weights(once) == once == {f"c{n}": part / config.PARTS for n, part in enumerate(parts)}
+    assert config.corpus_weights({"a": 1 / 7, "b": 6 / 7}) == config.corpus_weights({"a": 1, "b": 6})
+
+
+def test_a_mixture_replaces_the_one_it_is_laid_over():
+    mixed = {"base": "stdlib", "corpus": {"stdlib": 1, "other": 3}}
+    other = {"base": "a", "corpus": {"other": 0.5, "third": 0.5}}
+    one, points = {"base": "a", "corpus": "third"}, {"base": "a", "grid": {"corpus.stdlib": [1, 9]}}
+    whole = {"base": "stdlib", "grid": {"corpus": ["stdlib", {"stdlib": 1, "other": 1}]}}
+    raw = with_runs(a=mixed, b=other, c=one, d=points, e=whole)
+    raw["corpus"] |= dict.fromkeys(("other", "third"), raw["corpus"]["stdlib"])
+    runs = {name: run.corpus for name, run in configfile.load(raw).run.items()}
+    assert runs["a"] == {"other": 0.75, "stdlib": 0.25} and runs["b"] == {"other": 0.5, "third": 0.5}
+    assert runs["c"] == "third" and runs["d-stdlib=9"] == {"other": 0.25, "stdlib": 0.75}
+    assert runs["e-corpus=stdlib"] == "stdlib"
+    assert runs["e-corpus=stdlib=1+other=1"] == {"other": 0.5, "stdlib": 0.5}
 
 
 def test_masked_documents_need_the_token_that_parts_them():

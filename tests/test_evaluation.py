@@ -60,3 +60,17 @@ def test_summary_counts_in_nats_per_token_and_bits_per_byte():
     assert summary["bits_per_byte"] == pytest.approx(8 / log(2) / 10)
     assert summary["validation_loss_sem"] == 0.0  # both documents cost the same
     assert summary["tokens"] == 4
+
+
+def test_the_scores_of_a_mixture_are_those_of_text_that_is_mixed_by_tokens():
+    """Of 1,000 tokens 750 are a's, of 2 bytes each, and 250 are b's, of 4."""
+    loss = {"a": 2 * log(2), "b": 6 * log(2)}  # 2 and 6 bits a token
+    scores = {
+        name: {"validation_loss": loss[name], "validation_loss_sem": 0.1, "tokens": 10, "bytes": size, "xz": xz}
+        for name, size, xz in (("a", 20, 3.0), ("b", 40, 1.0))
+    }
+    found = evaluation.mixture(scores, {"a": 0.75, "b": 0.25}, {"a": 2.0, "b": 4.0}, ["xz"])
+    assert found["bits_per_byte"] == pytest.approx((750 * 2 + 250 * 6) / (750 * 2 + 250 * 4))
+    assert found["xz"] == pytest.approx((1500 * 3.0 + 1000 * 1.0) / 2500)
+    assert found["validation_loss"] == pytest.approx(3 * log(2)) and found["perplexity"] == pytest.approx(8)
+    assert (found["tokens"], found["bytes"]) == (20, 60) and found["sources"] == scores

@@ -74,9 +74,12 @@ class Tree:
         plan = {"parameters": 1_270_016, "flops_per_token": 8.1e6, "bytes_per_device": memory, "devices": 1}
         self.put(f"plan_run/{name}", {"plan.json": json.dumps(plan)}, [tokenizer], {"mesh": {"fsdp": -1}}, {})
         summary = {"steps": len(metrics), "tokens": last["tokens"], "loss": last["loss"], "parameters": 1_270_016}
+        summary["epochs"] = {"tiny": 0.98}
         timings = [{"step": row["step"], "seconds": 0.24, "tokens_per_second": 8000 + row["step"]} for row in metrics]
         files = {"metrics.jsonl": lines(metrics), "timings.jsonl": lines(timings), "summary.json": json.dumps(summary)}
-        self.put(f"train_model/{name}", files, shards, {"model": {"d_model": 128}, "train": train}, {})
+        self.put(
+            f"train_model/{name}", files, shards, {"corpus": "tiny"} | {"model": {"d_model": 128}, "train": train}, {}
+        )
         facts = {"samples": len(samples), "parse_rate": 0.5}
         self.put(f"sample_model/{name}", {"samples.jsonl": lines(samples)}, [trained, tokenizer], {}, facts)
         scores = {"validation_loss": 3.21, "validation_loss_sem": 0.012, "perplexity": 24.8, "bits_per_byte": bits}
@@ -228,6 +231,21 @@ def test_several_runs_are_a_table_with_what_varies_first(results):
     headers = re.findall(r"<th scope=\"col\".*?<button type=\"button\">(.*?)</button>", both)
     assert headers[:3] == ["run", "learning_rate", "bits per byte"]
     assert "<table" not in one
+
+
+def test_a_mixture_shows_each_source(results):
+    (run,) = read(results, "small")
+    run.stages["train_model"].manifest["content"]["config"]["corpus"] = {"other": 0.3, "tiny": 0.7}
+    run.summary["epochs"] = {"other": 3.21, "tiny": 0.7}
+    run.scores["sources"] = {
+        name: run.scores | {"bits_per_byte": bits} for name, bits in (("other", 2.5), ("tiny", 1.5))
+    }
+    assert run.corpus() == "0.3 other, 0.7 tiny"
+    assert (run.keys()["corpus.other"], run.keys()["corpus.tiny"]) == (0.3, 0.7)
+    (row,) = report.rows([run])
+    assert (row["bits_per_byte/other"], row["epochs/other"]) == (2.5, 3.21)
+    shown = {figure["name"]: (figure["value"], figure["hover"]) for figure in report.figures(run)}
+    assert shown["epochs"] == ("3.21", "3.21 of other, 0.70 of tiny") and shown["of other"][0] == "2.500"
 
 
 def test_columns_of_the_same_last_word_keep_their_whole_name():

@@ -1,12 +1,15 @@
 """Token shards: the bytes of the format, and that nothing short, foreign or mixed is read."""
 
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from makelm import manifest, shards
+from makelm.closure import SCRIPTS
 from makelm.errors import UserError
 
 
@@ -99,7 +102,7 @@ def make_folder(folder: Path, changes: dict[int, dict] | None = None) -> Path:
 
 
 def read_input(name: str, path: Path) -> dict:
-    assert name == f"shards/{path.stem}"
+    assert name == path.stem
     return manifest.read(path)["content"]
 
 
@@ -109,6 +112,24 @@ def test_a_folder_is_all_its_shards(tmp_path):
     assert [ids.tolist() for ids in found.valid] == [[0], [1]]
     assert (found.vocab_size, found.end_of_text, found.tokenizer) == (300, 299, "abc")
     assert (found.train_tokens, found.valid_tokens, found.valid_bytes) == (4, 2, 21)
+
+
+@pytest.mark.parametrize(
+    ("hard", "said"), [(512, ""), (32, "cannot be opened: each mapped shard is an open file, and")]
+)
+def test_more_shards_than_files_may_be_open_are_opened_or_refused_in_one_line(tmp_path, hard, said):
+    facts = {"tokenizer": "abc", "vocab_size": 300, "end_of_text": 299, "num_shards": 100, "train": {"tokens": 1}}
+    for number in range(100):
+        write(tmp_path / f"train-{number:05d}.bin", [number])
+    program = (
+        "import resource, pathlib\nfrom makelm import shards\n"
+        f"resource.setrlimit(resource.RLIMIT_NOFILE, (32, {hard}))\n"
+        f"folder = shards.Folder(pathlib.Path({str(tmp_path)!r}), [{facts!r}] * 100)\n"
+        "try:\n    assert len(folder.train) == 100\nexcept shards.UserError as error:\n    print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=SCRIPTS, text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert said in done.stdout and bool(done.stdout) == bool(said)
 
 
 def test_validation_is_read_without_training_shards(tmp_path):

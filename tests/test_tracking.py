@@ -142,6 +142,11 @@ def test_other_numbers_keep_their_names_and_words_are_left_out(folder):
     assert curves(folder) == {"norms/weights": [3]}
 
 
+def test_a_corpus_of_several_stands_below_the_loss_of_all():
+    found = tracking.named({"validation_loss": 2.5, "validation_loss/mine": 3.0, "weight_rms/blocks.0": 1.0})
+    assert found == {"loss/validation": 2.5, "loss/validation/mine": 3.0, "weight_rms/blocks.0": 1.0}
+
+
 def test_the_library_costs_nothing_until_a_training_begins():
     heavy = "tensorboard", "wandb", "google.protobuf", "numpy"
     code = f"import sys, makelm.tracking; print([m for m in {heavy!r} if m in sys.modules])"

@@ -4,7 +4,7 @@ import json
 import signal
 
 import pytest
-from training_stage import STEPS, made, start_and_stop, train
+from training_stage import STEPS, made, rows, start_and_stop, train, write_shards
 
 
 def test_metrics_have_every_step_once_and_the_loss_falls(undisturbed):
@@ -69,3 +69,36 @@ def test_a_truncated_shard_is_named(data, tmp_path):
     done = train(copy, tmp_path / "out")
     assert done.returncode == 2
     assert "train-00001.bin is damaged" in done.stderr
+
+
+# ---- several corpora
+
+HALF = {"steps": 20, "validate_every": 10, "checkpoint_every": 10}
+
+
+def test_a_mixture_has_a_loss_for_each_source_and_their_mean(data, tmp_path):
+    (tmp_path / "other").mkdir()
+    folders = [f"other={write_shards(tmp_path / 'other', seed=5)}", f"mine={data}"]
+    done = train(folders, tmp_path / "out", HALF, corpus={"mine": 3, "other": 1})
+    assert done.returncode == 0, done.stderr
+    last = rows(tmp_path / "out")[-1]
+    assert last["validation_loss/mine"] != last["validation_loss/other"]
+    mean = 0.75 * last["validation_loss/mine"] + 0.25 * last["validation_loss/other"]
+    assert last["validation_loss"] == pytest.approx(mean, rel=1e-12)
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    windows = -(-6000 // 16)
+    assert summary["epochs"] == {"mine": round(120 / windows, 4), "other": round(40 / windows, 4)}
+    content = json.loads((tmp_path / "out/manifest.json").read_text())["content"]
+    assert sorted(content["inputs"]) == [f"shards/{name}/0000{n}" for name in ("mine", "other") for n in range(2)]
+    assert content["config"]["corpus"] == {"mine": 0.75, "other": 0.25}
+
+
+def test_folders_that_are_not_those_of_the_corpora_are_one_line(data, tmp_path):
+    (tmp_path / "other").mkdir()
+    other, weights = write_shards(tmp_path / "other", tokenizer="xyz"), {"mine": 0.5, "other": 0.5}
+    for folders in ([data], [f"mine={data}", f"mine={data}"], [f"mine={data}", f"yours={other}"]):
+        done = train(folders, tmp_path / "out", HALF, corpus=weights)
+        assert done.returncode == 2 and done.stderr.count("\n") == 1
+        assert "--shards needs one other=FOLDER, and one for each" in done.stderr or "one mine=FOLDER" in done.stderr
+    done = train([f"mine={data}", f"other={other}"], tmp_path / "out", HALF, corpus=weights)
+    assert done.returncode == 2 and "was made with tokenizer xyz" in done.stderr

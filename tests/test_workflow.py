@@ -17,6 +17,7 @@ NOTHING: set[str] = set()
 KEYS = {
     "run.tiny.train.optimizer.learning_rates.matrices=3e-2": TRAINED,
     "run.tiny.train.seed=1": TRAINED,
+    "run.tiny.train.order=random": TRAINED,
     "run.tiny.model.n_layers=1 run.tiny.model.n_kv_heads=2": PLANNED,  # the two change places
     "run.tiny.mesh.fsdp=1 run.tiny.compute.remat=true": {"plan_run", "write_report"},
     "run.tiny.hardware.memory_gb=64": {"plan_run", "write_report"},
@@ -75,6 +76,16 @@ def test_a_new_run_reruns_its_own_stages_and_the_report(built):
     jobs = built.planned(more=("second.yaml",))
     (built.folder / "second.yaml").unlink()
     assert set(jobs) == {f"{stage} run=second" for stage in PLANNED - {"write_report"}} | {"write_report"}
+
+
+def test_a_corpus_mixed_in_is_downloaded_and_encoded_and_no_other_again(built):
+    second = "corpus:\n  more: {base: tiny, max_documents: 30}\n"
+    (built.folder / "mixed.yaml").write_text(f"{second}run: {{tiny: {{corpus: {{tiny: 0.7, more: 0.3}}}}}}\n")
+    jobs = built.planned(more=("mixed.yaml",))
+    (built.folder / "mixed.yaml").unlink()
+    assert {job.split()[0] for job in jobs} == {"download_corpus", "encode_shard", *TRAINED}
+    of_data = [job for job in jobs if job.split()[0] in ("download_corpus", "encode_shard")]
+    assert len(of_data) == 3 and all("corpus=more" in job for job in of_data)
 
 
 def test_braces_in_a_prompt_are_no_wildcards(built):

@@ -21,11 +21,15 @@ STEPS = 160
 @pytest.fixture(scope="session")
 def data(tmp_path_factory):
     """A folder of two token shards with a vocabulary of 64 and end-of-text 63."""
-    folder = tmp_path_factory.mktemp("shards")
+    return write_shards(tmp_path_factory.mktemp("shards"))
+
+
+def write_shards(folder, seed=0, tokenizer="abc"):
+    """Writes two token shards and returns their folder."""
     for number in range(2):
-        facts = {"shard": number, "num_shards": 2, "vocab_size": 64, "end_of_text": 63, "tokenizer": "abc"}
+        facts = {"shard": number, "num_shards": 2, "vocab_size": 64, "end_of_text": 63, "tokenizer": tokenizer}
         for part, count in (("train", 3000), ("valid", 300)):
-            ids = np.random.default_rng(number).integers(0, 64, count)
+            ids = np.random.default_rng(number + seed).integers(0, 64, count)
             with shards.Writer(folder / f"{part}-{number:05d}.bin", 64) as writer:
                 writer.write(ids)
             facts[part] = {"documents": 1, "bytes": 2 * count, "tokens": count}
@@ -34,8 +38,11 @@ def data(tmp_path_factory):
     return folder
 
 
-def command(data, out, changes=None, *more, start=None, model=None, mesh=None):
-    """Returns the command line; `changes` are laid over the keys of training, `more` are words of their own."""
+def command(data, out, changes=None, *more, start=None, model=None, mesh=None, corpus="mine"):
+    """Returns the command line; `changes` are laid over the keys of training, `more` are words of their own.
+
+    With several corpora `data` is a list of their words.
+    """
     keys = configfile.merge(
         TRAIN,
         {"optimizer": {"kind": "adamw"}, "steps": STEPS, "checkpoint_every": 40, "validate_every": 80}
@@ -43,6 +50,7 @@ def command(data, out, changes=None, *more, start=None, model=None, mesh=None):
     )
     raw = {
         "locked": {},
+        "corpus": corpus,
         "model": SHAPE | {"n_layers": 1} | (model or {}),
         "hardware": HARDWARE,
         "mesh": mesh or {"data": 1, "fsdp": -1, "tensor": 1},
@@ -51,7 +59,8 @@ def command(data, out, changes=None, *more, start=None, model=None, mesh=None):
         "tracking": TRACKING,
         "start": start,
     }
-    words = ["--config", json.dumps(raw), "--shards", data, "--out", out, "--cores", "2", *more]
+    folders = data if isinstance(data, list) else [data]
+    words = ["--config", json.dumps(raw), "--shards", *folders, "--out", out, "--cores", "2", *more]
     return [sys.executable, SCRIPT, *map(str, words)]
 
 

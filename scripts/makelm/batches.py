@@ -1,51 +1,59 @@
-"""The order of training: which windows of tokens the batch of a step holds.
+"""The batches of training: which windows of which sources the batch of a step holds.
 
 The batch of step s is a function of (seed, s) and of nothing else: not of the mesh, the hosts or what ran
-before. So to resume is to know a number.
+before. So to resume is to know a number. Nothing is kept but the mapped shards.
 
 B batch, T context length
 """
 
-from collections.abc import Sequence
-from functools import lru_cache
+import hashlib
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from makelm.errors import UserError
+from makelm.mixture import Mixture
+from makelm.orders import make_order
+from makelm.stream import Stream
 
 
 class Batches:
-    """Windows of T + 1 tokens from token shards; each epoch shuffles them anew and holds each once.
+    """Windows of T + 1 tokens from the token shards of one source or several, in an endless order."""
 
-    Window i of a shard begins at i * T: its targets are the tokens 1 to T after that, so that an epoch
-    predicts each token of a shard but the first once (and drops a rest shorter than T at its end).
-    """
-
-    def __init__(self, shards: Sequence[np.ndarray], vocab_size: int, context_length: int, batch_size: int, seed: int):
-        """Raises UserError where the shards hold less than one window."""
-        self.shards, self.vocab_size, self.length = shards, vocab_size, context_length
-        self.batch_size, self.seed = batch_size, seed
-        counts = [max(0, (len(shard) - 1) // context_length) for shard in shards]
-        self.ends = np.cumsum(counts)
-        self.windows = int(self.ends[-1])
-        if self.windows == 0:
-            tokens = sum(len(shard) for shard in shards)
-            raise UserError(
-                f"model.context_length: {context_length} is longer than the training data ({tokens} tokens in"
-                f" {len(shards)} shards); use a longer corpus, fewer shards or a shorter context"
-            )
+    def __init__(
+        self,
+        sources: Mapping[str, Sequence[np.ndarray]],  # name -> the ids of each shard
+        weights: Mapping[str, float],  # name -> share of the sequences; together 1
+        vocab_size: int,
+        end_of_text: int | None,
+        context_length: int,
+        batch_size: int,
+        order: str,
+        seed: int,
+    ):
+        """Raises UserError where the shards of a source hold less than one window."""
+        self.names, self.vocab_size, self.batch_size = list(weights), vocab_size, batch_size
+        self.length = context_length
+        self.mixture = Mixture([weights[name] for name in self.names])
+        streams = {name: Stream(sources[name]) for name in self.names}
+        for name, stream in streams.items():
+            check_length(name, stream, context_length)
+        # a source's own order depends on its name, not on what it is mixed with
+        self.orders = [
+            make_order(order, stream, context_length, own_seed(seed, name), end_of_text)
+            for name, stream in streams.items()
+        ]
 
     def __call__(self, step: int) -> np.ndarray:
         """Returns the batch of a step, windows_BT of T + 1 tokens each, int32."""
         return self.rows(step, 0, self.batch_size)
 
     def rows(self, step: int, first: int, last: int) -> np.ndarray:
-        """Returns some rows of the batch of a step, of which no other tokens are read.
+        """Returns some rows of the batch of a step, of which no other tokens are read; a target of NONE fills up.
 
         Raises UserError where a token is not of the vocabulary: its shard is no longer what it was.
         """
-        begin = step * self.batch_size
-        windows_BT = np.stack([self.window(begin + row) for row in range(first, last)])
+        windows_BT = self.windows(step * self.batch_size + np.arange(first, last))
         if (largest := windows_BT.max()) >= self.vocab_size:
             raise UserError(
                 f"the batch of step {step + 1} has the token id {largest}, outside the vocabulary of {self.vocab_size};"
@@ -53,15 +61,35 @@ class Batches:
             )
         return windows_BT
 
-    def window(self, position: int) -> np.ndarray:
-        """Returns the window at a position of the endless order of all epochs."""
-        epoch, place = divmod(position, self.windows)
-        number = self.order(epoch)[place]
-        shard = int(np.searchsorted(self.ends, number, side="right"))
-        start = (number - (self.ends[shard - 1] if shard else 0)) * self.length
-        return self.shards[shard][start : start + self.length + 1].astype(np.int32)
+    def windows(self, places_B: np.ndarray) -> np.ndarray:
+        """Returns windows_BT at these places of the order of all sequences."""
+        sources_B, own_B = self.mixture(places_B)
+        windows_BT = np.empty((len(places_B), self.length + 1), np.int32)
+        for source, order in enumerate(self.orders):
+            rows = np.flatnonzero(sources_B == source)
+            if len(rows):
+                windows_BT[rows] = order.windows(own_B[rows])
+        return windows_BT
 
-    @lru_cache(maxsize=2)  # noqa: B019 one object a run
-    def order(self, epoch: int) -> np.ndarray:
-        """Returns the windows' numbers in the order of an epoch."""
-        return np.random.default_rng([self.seed, epoch]).permutation(self.windows)
+    def epochs(self, steps: int) -> dict[str, float]:
+        """Returns how often each source's tokens were gone through in the first steps."""
+        counts = self.mixture.counts(steps * self.batch_size)
+        return {name: count / order.epoch for name, count, order in zip(self.names, counts, self.orders, strict=True)}
+
+    def filling(self) -> float:
+        """Returns which share of the positions predicts nothing."""
+        return sum(self.mixture.parts / self.mixture.period * [order.filling for order in self.orders])
+
+
+def own_seed(seed: int, name: str) -> int:
+    """Returns the seed of one source's order."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {name}".encode()).digest()[:8], "little")
+
+
+def check_length(name: str, stream: Stream, context_length: int) -> None:
+    """Raises UserError where a source has less than one window."""
+    if len(stream) <= context_length:
+        raise UserError(
+            f"model.context_length: {context_length} is longer than the training data of {name} ({len(stream)} tokens"
+            f" in {len(stream.shards)} shards); use a longer corpus or a shorter context"
+        )

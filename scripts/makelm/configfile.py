@@ -86,7 +86,9 @@ def resolve(kind: str, entries: dict, name: str, seen: tuple[str, ...] = ()) -> 
     base = entry["base"]
     if base not in entries:
         raise UserError(f"config: {kind}.{name}.base: no {kind} is called {base!r}{did_you_mean(str(base), entries)}")
-    under = {key: value for key, value in resolve(kind, entries, base, (*seen, name)).items() if key != "grid"}
+    # the weights of a mixture are one value: those of the base would only change what the others come to
+    own = {"grid", "corpus"} if isinstance(entry.get("corpus"), dict) else {"grid"}
+    under = {key: value for key, value in resolve(kind, entries, base, (*seen, name)).items() if key not in own}
     return merge(under, {key: value for key, value in entry.items() if key != "base"})
 
 
@@ -106,9 +108,14 @@ def expand(runs: dict, name: str) -> dict[str, dict]:
         for key, value in zip(grid, values, strict=True):
             *parents, last = str(key).split(".")
             section(point, parents, f"run.{name}.grid: {key}")[last] = value
-        label = "-".join(f"{short[key]}={value}" for key, value in zip(grid, values, strict=True))
+        label = "-".join(f"{short[key]}={word(value)}" for key, value in zip(grid, values, strict=True))
         points[f"{name}-{label}"] = point
     return points
+
+
+def word(value: Any) -> str:
+    """Returns a value as it stands in a run's name."""
+    return "+".join(f"{key}={part}" for key, part in value.items()) if isinstance(value, dict) else str(value)
 
 
 def parse(kind: type[BaseModel], data: Any, where: str) -> Any:
@@ -147,13 +154,16 @@ def check_names(config: Config) -> None:
         if tokenizer.corpus:
             known(f"tokenizer.{name}.corpus", "corpus", tokenizer.corpus, config.corpus)
     for name, run in config.run.items():
-        known(f"run.{name}.corpus", "corpus", run.corpus, config.corpus)
+        for corpus in run.corpora:
+            known(f"run.{name}.corpus", "corpus", corpus, config.corpus)
         known(f"run.{name}.tokenizer", "tokenizer", run.tokenizer, config.tokenizer)
-        if run.model.mask_documents and not config.tokenizer[run.tokenizer].end_of_text:
-            raise UserError(
-                f"config: run.{name}.model.mask_documents needs the token that parts documents;"
-                f" set tokenizer.{run.tokenizer}.end_of_text: true"
-            )
+        wanting = {"model.mask_documents": run.model.mask_documents, "train.order: packed": run.train.order == "packed"}
+        for key in (key for key, wants in wanting.items() if wants):
+            if not config.tokenizer[run.tokenizer].end_of_text:
+                raise UserError(
+                    f"config: run.{name}.{key} needs the token that parts documents;"
+                    f" set tokenizer.{run.tokenizer}.end_of_text: true"
+                )
     for name in config.run:
         check_start(config, name)
     for name in config.runs:

@@ -3,14 +3,16 @@
 B batch, T window, N tokens, K documents
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import exp, log, sqrt
+from typing import Any
 
 import jax
 import numpy as np
 
 from makelm.loss import token_losses
+from makelm.mixture import combined
 from makelm.model import Parameters, Skeleton
 
 BATCH = 16  # rows of one forward pass; the last batch is filled up, so that shapes and sums never change
@@ -100,4 +102,30 @@ def summarize(scored: Score, all_tokens: int, size: int) -> dict[str, float | in
         "bits_per_byte": mean / log(2) * all_tokens / size,
         "tokens": tokens,
         "bytes": size,
+    }
+
+
+def mixture(
+    scores: Mapping[str, Mapping[str, float]],
+    weights: Mapping[str, float],
+    bytes_per_token: Mapping[str, float],
+    baselines: Sequence[str],
+) -> dict[str, Any]:
+    """Returns the scores of a mixture, with those of its sources under `sources`; all arguments by source.
+
+    A mixture is endless text of which each source has its weight of the tokens, and each token as many bytes as
+    those of the source's validation documents: the loss is the mean by tokens, bits per byte are all bits over all
+    bytes, and those of the compressors (`baselines`) the mean by bytes.
+    """
+    shares = {name: weights[name] * bytes_per_token[name] for name in scores}  # of the bytes; together `size`
+    losses = combined(scores, weights)
+    mean, size = losses["validation_loss"], sum(shares.values())
+    return {
+        **losses,
+        "perplexity": exp(mean),
+        "bits_per_byte": mean / log(2) / size,
+        "tokens": sum(own["tokens"] for own in scores.values()),
+        "bytes": sum(own["bytes"] for own in scores.values()),
+        **{key: sum(shares[name] * own[key] for name, own in scores.items()) / size for key in baselines},
+        "sources": {name: dict(own) for name, own in scores.items()},
     }

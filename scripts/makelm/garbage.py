@@ -168,7 +168,8 @@ def add_checkpoints(found: Found, settings: Config, artifact: Artifact | None, f
 
 def kept_identities(artifact: Artifact, run: Run, results: Path) -> set[str]:
     """Returns the identities whose checkpoints a configured run needs. Raises what manifest.read does."""
-    inputs = {f"shards/{Path(name).stem}": name for name in artifact.inputs if name.startswith("encode_shard/")}
+    encoded = [PurePosixPath(name) for name in artifact.inputs if name.startswith("encode_shard/")]
+    inputs = {f"shards/{path.parts[1]}/{path.stem}": str(path) for path in encoded}
     if run.start:
         inputs["start"] = f"{stages.start_folder(run)}/manifest.json"
     digests = {name: manifest.read(results / path)["digest"] for name, path in inputs.items()}

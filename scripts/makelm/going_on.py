@@ -112,8 +112,8 @@ def take_over(origin: Origin, saved: checkpoints.Checkpoints, validate_every: in
     rows = [json.loads(line) for line in (origin.folder / "metrics.jsonl").read_text().splitlines()[: origin.step]]
     for row in rows:
         if validate_every and row["step"] % validate_every:
-            for name in ("validation_loss", "validation_loss_sem"):
-                row.pop(name, None)
+            for name in [name for name in row if name.startswith("validation_loss")]:
+                del row[name]
     saved.metrics_path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 

@@ -21,6 +21,7 @@ from makelm import config, processes, training
 from makelm.checkpoints import Checkpoints
 from makelm.errors import Interrupted, UserError
 from makelm.observer import Observer
+from makelm.validation import HeldOut
 
 BAD_IN_A_ROW = 20  # steps that may be left out one after the other
 SMOOTH = 50  # steps that a noisy number is averaged over
@@ -108,7 +109,7 @@ class Loop:
         self.recent = deque(recent, maxlen=SMOOTH)
         self.bad = len(list(takewhile(lambda row: row.get("skipped"), reversed(recent))))  # in a row
 
-    def run(self, state: training.State, start: int, feed: Feed, held_out_WT: np.ndarray) -> training.State:
+    def run(self, state: training.State, start: int, feed: Feed, held_out: HeldOut) -> training.State:
         """Runs the steps after `start` and returns the state after the last one, all of it saved.
 
         Raises Interrupted where it was to stop before, all of it saved; UserError where a step went wrong.
@@ -121,7 +122,7 @@ class Loop:
             state, metrics = self.trainer.step(state, windows_BT, step - 1)
             last, validate = step == train.steps, None
             if last or step % train.validate_every == 0:
-                validate = training.begin_validation(self.trainer, state, held_out_WT, train.batch_size)
+                validate = held_out.begin(self.trainer, state)
             # the step before is read only now, while the devices work on this one
             if begun:
                 self.read(begun)

@@ -56,14 +56,22 @@ class Run:
 
     def keys(self) -> dict[str, Any]:
         """Returns every result key that decided this run, dotted, its corpus and tokenizer first."""
-        keys = {}
+        keys = flatten({"corpus": self.stages["train_model"].manifest["content"]["config"]["corpus"]})
         for node in self.ancestors:
-            if node.stage in ("download_corpus", "train_tokenizer"):
-                keys[node.stage.partition("_")[2]] = node.entry
+            if node.stage == "train_tokenizer":
+                keys["tokenizer"] = node.entry
+        several = sum(node.stage == "download_corpus" for node in self.ancestors) > 1
         for node in [*self.ancestors, *self.stages.values()]:
             config = node.manifest["content"]["config"]
-            keys |= flatten({key: value for key, value in config.items() if key != "locked"})
+            # of several corpora each has its own keys
+            prefix = f"{node.entry}." if several and node.stage == "download_corpus" else ""
+            keys |= flatten({key: value for key, value in config.items() if key != "locked"}, prefix)
         return keys
+
+    def corpus(self) -> str:
+        """Returns the corpus by name, or those of a mixture with their weights."""
+        corpus = self.stages["train_model"].manifest["content"]["config"]["corpus"]
+        return corpus if isinstance(corpus, str) else ", ".join(f"{w:.4g} {name}" for name, w in corpus.items())
 
 
 # ---- reading
@@ -151,6 +159,8 @@ def rows(runs: list[Run]) -> list[dict[str, Any]]:
         scores = {key: value for key, value in run.scores.items() if isinstance(value, int | float)}
         ours = {"tokens": "validation_tokens", "bytes": "validation_bytes"}
         row |= {ours.get(key, key): value for key, value in scores.items()}
+        row |= {f"epochs/{name}": count for name, count in run.summary["epochs"].items()}
+        row |= {f"bits_per_byte/{name}": own["bits_per_byte"] for name, own in run.scores.get("sources", {}).items()}
         table.append(row | {"parse_rate": run.facts("sample_model")["parse_rate"]})
     return table
 
@@ -219,9 +229,9 @@ def bars(runs: list[Run]) -> list[dict]:
         {"label": run.name, "value": run.scores["bits_per_byte"], "colour": number % COLOURS}
         for number, run in enumerate(runs)
     ]
-    corpora = {run.keys().get("corpus", "") for run in runs}
+    corpora = {run.corpus() for run in runs}
     for key, label in BASELINES.items():
-        values = dict.fromkeys((run.keys().get("corpus", ""), run.scores[key]) for run in runs)
+        values = dict.fromkeys((run.corpus(), run.scores[key]) for run in runs)
         for corpus, value in values:
             found.append({"label": f"{label}, {corpus}" if len(corpora) > 1 else label, "value": value, "colour": None})
     longest = max(bar["value"] for bar in found)
@@ -269,8 +279,10 @@ def figures(run: Run) -> list[dict]:
     """Returns the run's numbers to look at first, each with what follows it small and what a hover adds."""
     scores, made = run.scores, run.stages["train_model"].manifest["made"]
     flops = run.plan["flops_per_token"] * run.summary["tokens"]
+    sources = scores.get("sources", {}).items()  # of a mixture
     found = [
         ("bits per byte", f"{scores['bits_per_byte']:.3f}", "", f"{scores['bytes']:,} bytes of validation documents"),
+        *[(f"of {name}", f"{own['bits_per_byte']:.3f}", "", f"{own['bytes']:,} bytes") for name, own in sources],
         (
             "validation loss",
             f"{scores['validation_loss']:.3f}",
@@ -281,9 +293,17 @@ def figures(run: Run) -> list[dict]:
         ("samples that parse", samples_page.rate(run.samples), "", "as Python; of a cut text, what is complete"),
         ("parameters", pages.count(run.plan["parameters"]), "", f"{run.plan['parameters']:,}"),
         ("tokens trained on", pages.count(run.summary["tokens"]), "", f"{run.summary['tokens']:,}"),
+        ("epochs", *epochs(run)),
         ("training took", pages.duration(made["seconds"]), "", f"{flops:.3g} floating-point operations"),
     ]
     return [dict(zip(("name", "value", "small", "hover"), one, strict=True)) for one in found if one[1]]
+
+
+def epochs(run: Run) -> tuple[str, str, str]:
+    """Returns how often the corpus was gone through, or of a mixture the most often, and what a hover adds."""
+    counts = run.summary["epochs"]
+    each = [f"{count:.2f} of {name}" for name, count in counts.items()]
+    return f"{max(counts.values()):.2f}", "at most" if len(counts) > 1 else "", ", ".join(each)
 
 
 def config(run: Run, names: list[str]) -> dict[str, list[dict]]:

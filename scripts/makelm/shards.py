@@ -1,5 +1,7 @@
 """Token shards: files of token ids behind the header of llm.c and modded-nanogpt. docs/formats.md has the bytes."""
 
+import errno
+import resource
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +17,7 @@ HEADER_BYTES = HEADER_INTS * 4
 MAX_TOKENS = 2**31 - 1  # what the header's int32 can count
 # (magic, version) -> type of a token id: llm.c's files for GPT-2 and for Llama 3
 FORMATS = {(20240520, 1): np.dtype("<u2"), (20240801, 7): np.dtype("<u4")}
+OPEN_FILES = 65_536  # that are enough for all shards
 REDO = "remove it and run encode_shard again"
 
 
@@ -124,13 +127,36 @@ class Folder:
 
     def open_part(self, part: str) -> list[np.ndarray]:
         """Returns the ids of each shard of a part, checked against their manifests."""
+        allow_open_files()
         found = []
         for number, facts in enumerate(self.facts):
             path, expected = self.path / f"{part}-{number:05d}.bin", facts[part]["tokens"]
-            found.append(open_shard(path))
+            found.append(map_shard(path))
             if len(found[-1]) != expected:
                 raise UserError(f"{path} has {len(found[-1])} tokens, its manifest says {expected}; {REDO}")
         return found
+
+
+def allow_open_files() -> None:
+    """Raises the limit on open files, often 1,024: Python's mmap keeps a descriptor of each file that is mapped."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+def map_shard(path: Path) -> np.ndarray:
+    """Returns what open_shard does. Raises UserError also where no more files may be open."""
+    try:
+        return open_shard(path)
+    except OSError as error:
+        if error.errno != errno.EMFILE:
+            raise
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    raise UserError(
+        f"{path} cannot be opened: each mapped shard is an open file, and this machine allows {limit:,}; raise that"
+        " (ulimit -Hn) or lower corpus.shards"
+    )
 
 
 def check_ids(folder: Folder) -> None:
@@ -155,7 +181,7 @@ def open_folder(folder: Path, read_input: Callable[[str, Path], dict]) -> Folder
     """
 
     def facts(number: int) -> dict:
-        return read_input(f"shards/{number:05d}", folder / f"{number:05d}.json")["facts"]
+        return read_input(f"{number:05d}", folder / f"{number:05d}.json")["facts"]
 
     first = facts(0)
     every = [first, *(facts(number) for number in range(1, first["num_shards"]))]

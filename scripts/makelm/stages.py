@@ -19,6 +19,7 @@ from makelm.config import (
     Export,
     Hardware,
     Mesh,
+    Mixed,
     Model,
     Name,
     Run,
@@ -89,7 +90,7 @@ def planned_keys(run: Run | PlanRun) -> dict:
     return run.model_dump(include={"model": True, "hardware": True, "mesh": True, "compute": True, "train": train})
 
 
-class TrainModel(Training):
+class TrainModel(Training, Mixed):
     start: Start | None
     tracking: Tracking
 
@@ -98,7 +99,7 @@ class SampleModel(Part):
     sample: Sample
 
 
-class EvaluateModel(Part):
+class EvaluateModel(Part, Mixed):
     evaluate: Evaluate
 
 
@@ -125,9 +126,9 @@ PARTS: dict[str, type[Part]] = {
 
 # Which of a run's sections each stage of a run reads.
 RUN_STAGES = {
-    "train_model": ("model", "hardware", "mesh", "compute", "start", "train", "tracking"),
+    "train_model": ("corpus", "model", "hardware", "mesh", "compute", "start", "train", "tracking"),
     "sample_model": ("sample",),
-    "evaluate_model": ("evaluate",),
+    "evaluate_model": ("corpus", "evaluate"),
     "export_model": ("export",),
 }
 
@@ -201,18 +202,19 @@ def artifacts(settings: Config, lock: str) -> list[Artifact]:
     for tokenizer in dict.fromkeys(run.tokenizer for run in runs.values()):
         learned_from = map(corpus_manifest, learning_corpora(settings, tokenizer))
         add("train_tokenizer", tokenizer, tokenizer_manifest(tokenizer), *learned_from)
-    for corpus, tokenizer in dict.fromkeys((run.corpus, run.tokenizer) for run in runs.values()):
+    encoded = [(corpus, run.tokenizer) for run in runs.values() for corpus in run.corpora]
+    for corpus, tokenizer in dict.fromkeys(encoded):
         for shard in shard_manifests(settings, corpus, tokenizer):
             add("encode_shard", tokenizer, shard, corpus_manifest(corpus), tokenizer_manifest(tokenizer))
     for name in settings.runs:
         add("plan_run", name, f"plan_run/{name}/manifest.json", tokenizer_manifest(runs[name].tokenizer))
     for name, run in runs.items():
         begun = [f"{start_folder(run)}/manifest.json"] if run.start else []
-        add("train_model", name, model_manifest(name), *shard_manifests(settings, run.corpus, run.tokenizer), *begun)
+        add("train_model", name, model_manifest(name), *run_shards(settings, run), *begun)
     for name in settings.runs:
         run, trained = runs[name], model_manifest(name)
-        tokenizer, shards = tokenizer_manifest(run.tokenizer), shard_manifests(settings, run.corpus, run.tokenizer)
-        scored = (trained, *shards, corpus_manifest(run.corpus))
+        tokenizer = tokenizer_manifest(run.tokenizer)
+        scored = (trained, *run_shards(settings, run), *map(corpus_manifest, run.corpora))
         add("sample_model", name, f"sample_model/{name}/manifest.json", trained, tokenizer)
         add("evaluate_model", name, f"evaluate_model/{name}/manifest.json", *scored)
         add("export_model", name, f"export_model/{name}/manifest.json", trained, tokenizer)
@@ -234,6 +236,11 @@ def tokenizer_manifest(tokenizer: str) -> str:
 def shard_manifests(settings: Config, corpus: str, tokenizer: str) -> list[str]:
     """Returns where the manifests of a corpus's token shards stand below results/."""
     return [f"encode_shard/{corpus}/{tokenizer}/{name}.json" for name in shard_names(settings, corpus)]
+
+
+def run_shards(settings: Config, run: Run) -> list[str]:
+    """Returns where the manifests of all token shards of a run stand below results/."""
+    return [place for corpus in run.corpora for place in shard_manifests(settings, corpus, run.tokenizer)]
 
 
 def model_manifest(run: str) -> str:
@@ -266,7 +273,7 @@ def used_corpora(settings: Config) -> list[str]:
     """Returns the corpora that the runs to be trained, or their tokenizers, read."""
     runs = trained_runs(settings).values()
     learned_from = [corpus for run in runs for corpus in learning_corpora(settings, run.tokenizer)]
-    return list(dict.fromkeys([*(run.corpus for run in runs), *learned_from]))
+    return list(dict.fromkeys([*(corpus for run in runs for corpus in run.corpora), *learned_from]))
 
 
 def named_tokenizers(settings: Config) -> list[str]:

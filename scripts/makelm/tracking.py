@@ -83,4 +83,10 @@ def lines(path: Path) -> Iterator[str]:
 def named(values: dict) -> dict[str, float]:
     """Returns the numbers among the values under the names that people see."""
     numbers = {key: value for key, value in values.items() if isinstance(value, int | float) and key not in NO_CURVE}
-    return {TAGS.get(key, key): float(value) for key, value in numbers.items()}
+    return {tag(key): float(value) for key, value in numbers.items()}
+
+
+def tag(key: str) -> str:
+    """Returns what a number is called; of one source of several it stands below that of all."""
+    name, slash, source = key.partition("/")
+    return TAGS.get(name, name) + slash + source

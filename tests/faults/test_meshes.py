@@ -62,7 +62,7 @@ def trained(name: str, axes: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarr
     """Returns the losses of each step, the rows that the devices were fed, and the parameters at the end."""
     trainer, step = compiled(name, axes)
     tokens = np.random.default_rng(0).zipf(1.5, 40 * 32 + 1) % V  # 40 windows: some epochs
-    batches = Batches([tokens], V, 32, ROWS, 0)
+    batches = Batches({"mine": [tokens]}, {"mine": 1.0}, V, V - 1, 32, ROWS, "shuffled", 0)
     state, losses, fed = trainer.initial_state(), [], []
     for number in range(STEPS):
         windows = trainer.place(batches(number))

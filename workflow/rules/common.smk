@@ -94,13 +94,28 @@ def environment(wildcards):
 
 def shards(run, *patterns):
     """Returns the files of a run's token shards, {} in the patterns standing for the shard's name."""
-    names = makelm_stages.shard_names(SETTINGS, SETTINGS.run[run].corpus)
-    return [f"{shard_folder(run)}/{pattern.format(name)}" for pattern in patterns for name in names]
+    return [
+        f"{folder}/{pattern.format(name)}"
+        for corpus, folder in shard_folders(run).items()
+        for pattern in patterns
+        for name in makelm_stages.shard_names(SETTINGS, corpus)
+    ]
 
 
-def shard_folder(run):
-    """Returns where a run's token shards stand."""
-    return f"results/encode_shard/{SETTINGS.run[run].corpus}/{SETTINGS.run[run].tokenizer}"
+def shard_folders(run):
+    """Returns where a run's token shards stand, by corpus."""
+    tokenizer = SETTINGS.run[run].tokenizer
+    return {corpus: f"results/encode_shard/{corpus}/{tokenizer}" for corpus in SETTINGS.run[run].corpora}
+
+
+def corpus_folders(run):
+    """Returns where a run's documents stand, by corpus."""
+    return {corpus: f"results/download_corpus/{corpus}" for corpus in SETTINGS.run[run].corpora}
+
+
+def words(folders):
+    """Returns folders by corpus as a stage's words: one alone needs no name."""
+    return [f"{name}={folder}" for name, folder in folders.items()] if len(folders) > 1 else [*folders.values()]
 
 
 def start_folder(run):
@@ -125,8 +140,3 @@ def learning_files(tokenizer):
 def tokenizer_folder(run):
     """Returns where a run's tokenizer stands."""
     return f"results/train_tokenizer/{SETTINGS.run[run].tokenizer}"
-
-
-def corpus_folder(run):
-    """Returns where a run's documents stand."""
-    return f"results/download_corpus/{SETTINGS.run[run].corpus}"

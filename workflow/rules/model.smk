@@ -73,7 +73,7 @@ rule train_model:
         accelerator=1,
     params:
         config=lambda wildcards: keys("train_model", wildcards.run),
-        shards=lambda wildcards: shard_folder(wildcards.run),
+        shards=lambda wildcards: words(shard_folders(wildcards.run)),
         start=lambda wildcards: ["--start", start_folder(wildcards.run)] if SETTINGS.run[wildcards.run].start else [],
         out=subpath(output.manifest, parent=True),
     shell:
@@ -139,7 +139,7 @@ rule evaluate_model:
         weights="results/train_model/{run}/weights/model.safetensors",
         model="results/train_model/{run}/manifest.json",
         shards=lambda wildcards: shards(wildcards.run, "valid-{}.bin", "{}.json"),
-        corpus=lambda wildcards: f"{corpus_folder(wildcards.run)}/manifest.json",
+        corpus=lambda wildcards: [f"{folder}/manifest.json" for folder in corpus_folders(wildcards.run).values()],
     output:
         scores=report(
             "results/evaluate_model/{run}/scores.json",
@@ -159,8 +159,8 @@ rule evaluate_model:
     params:
         config=lambda wildcards: keys("evaluate_model", wildcards.run),
         model=subpath(input.model, parent=True),
-        shards=lambda wildcards: shard_folder(wildcards.run),
-        corpus=subpath(input.corpus, parent=True),
+        shards=lambda wildcards: words(shard_folders(wildcards.run)),
+        corpus=lambda wildcards: words(corpus_folders(wildcards.run)),
         out=subpath(output.manifest, parent=True),
     shell:
         "{resources.launch} python {input.script:q}"
