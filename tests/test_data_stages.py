@@ -1,6 +1,7 @@
 """The stages that make token shards out of text, as programs: what they write, how they end, what they leave."""
 
 import fcntl
+import gzip
 import hashlib
 import json
 import os
@@ -12,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+import web
 
 from makelm import documents, manifest, shards, tokenizer
 
@@ -57,7 +59,7 @@ def refuse(*arguments: object) -> str:
 
 def snapshot(folder: Path) -> dict[str, str]:
     """Returns the files that a folder shows and their sums; the lock is hidden."""
-    paths = [path for path in folder.rglob("*") if path.is_file() and not path.name.endswith(".lock")]
+    paths = [path for path in folder.rglob("[!.]*") if path.is_file() and path.parent.name != ".download"]
     return {path.relative_to(folder).as_posix(): manifest.file_sha256(path) for path in paths}
 
 
@@ -151,15 +153,27 @@ def test_fewer_shards_leave_none_of_the_old_ones(made, tmp_path):
     assert names == {"manifest.json", "train-00000.jsonl.zst", "valid-00000.jsonl.zst"}
 
 
-def test_a_url_that_fails_once_makes_a_corpus(tmp_path):
-    (tmp_path / "a.txt").write_text("some text, some text")
-    found = hashlib.sha256(b"some text, some text").hexdigest()
-    change = {"source": "url", "paths": None, "url": (tmp_path / "a.txt").as_uri(), "sha256": found}
-    run("download_corpus", corpus_keys(**change), tmp_path, tmp_path / "corpus")
-    assert content(tmp_path / "corpus")["facts"]["source"] == {"sha256": found}
-    assert "download" not in snapshot(tmp_path / "corpus")
-    change["sha256"] = "0" * 64
-    assert "corpus.sha256: " in refuse("download_corpus", corpus_keys(**change), tmp_path, tmp_path / "other")
+def test_urls_make_a_corpus_and_leave_nothing_of_the_download(tmp_path, monkeypatch):
+    monkeypatch.setenv("no_proxy", "*")
+    bodies = [f"some text, some text {number}".encode() for number in range(2)]
+    sums = [hashlib.sha256(body).hexdigest() for body in bodies]
+    with web.serve() as server:
+        addresses = [server.address(f"{number}.txt.gz") for number in range(2)]
+        packed = [gzip.compress(body, mtime=0) for body in bodies]
+        sums = [hashlib.sha256(body).hexdigest() for body in packed]
+        server.answers = [web.content(packed[0]), web.status(404)]
+        keys = corpus_keys(source="url", paths=None, url=addresses, sha256=sums)
+        assert "corpus: cannot download" in refuse("download_corpus", keys, tmp_path, tmp_path / "corpus")
+        assert [path.name for path in (tmp_path / "corpus/.download").iterdir()] == sums[:1]
+        server.answers = [web.content(packed[1])]
+        run("download_corpus", keys, tmp_path, tmp_path / "corpus")
+    assert list(snapshot(tmp_path / "corpus")) and not (tmp_path / "corpus/.download").exists()
+    names = content(tmp_path / "corpus")["facts"]["source"]["files"]
+    assert {name: facts["sha256"] for name, facts in names.items()} == dict(
+        zip(("0.txt.gz", "1.txt.gz"), sums, strict=True)
+    )
+    texts = [text.text for part in documents.PARTS for text in documents.read_in_order(tmp_path / "corpus", part, 2)]
+    assert "".join(texts[0::2] + texts[1::2]) == "".join(body.decode() for body in bodies)
 
 
 # ---- how they refuse
