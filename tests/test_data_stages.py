@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import web
 
-from makelm import documents, manifest, shards, tokenizer
+from makelm import documents, inspection, manifest, shards, token_header, tokenizer
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SCRIPTS = REPOSITORY / "scripts"
@@ -174,6 +174,36 @@ def test_urls_make_a_corpus_and_leave_nothing_of_the_download(tmp_path, monkeypa
     )
     texts = [text.text for part in documents.PARTS for text in documents.read_in_order(tmp_path / "corpus", part, 2)]
     assert "".join(texts[0::2] + texts[1::2]) == "".join(body.decode() for body in bodies)
+
+
+@pytest.mark.parametrize("dtype", [None, "uint16"])
+def test_ready_tokens_are_what_their_text_would_have_become(made, tmp_path, dtype):
+    files = {}
+    for part in documents.PARTS:
+        for number in range(2):
+            name = token_header.shard_name(part, number)
+            content_ = (made / "tokens" / name).read_bytes()
+            (tmp_path / name).write_bytes(content_[token_header.HEADER_BYTES if dtype else 0 :])
+            files.setdefault(part, []).append(name)
+    tokens = {"source": "tokens", "repository": None, "revision": None, "dtype": dtype, "sha256": {}, **files}
+    top = tmp_path / "results"
+    run("download_corpus", {"corpus": tokens, "python": None}, tmp_path, top / "corpus")
+    (tmp_path / "tokenizer").symlink_to(made / "tokenizer")
+    for number in ("00000", "00001"):
+        arguments = ("--corpus", "results/corpus", "--tokenizer", "tokenizer", "--shard", number)
+        run("encode_shard", {}, tmp_path, top / "tokens", *arguments)
+    assert (top / "tokens/train-00001.bin").samefile(tmp_path / "train-00001.bin")
+    top = top.rename(tmp_path / "moved")
+    folder = shards.open_folder(top / "tokens", lambda _, path: content(path.parent, path.name))
+    shards.check_ids(folder)
+    for part in documents.PARTS:
+        for number, ids in enumerate(getattr(folder, part)):
+            name = f"{number:05d}.json"
+            facts = content(top / "tokens", name)["facts"][part]
+            assert facts == content(made / "tokens", name)["facts"][part] | ({"headerless": dtype} if dtype else {})
+            assert ids.tolist() == shards.open_shard(made / "tokens" / token_header.shard_name(part, number)).tolist()
+    shown = inspection.inspect(top / "tokens" / "valid-00001.bin")["facts"]
+    assert shown["tokens"] == len(folder.valid[1]) and shown["first_tokens"] == folder.valid[1][:64].tolist()
 
 
 # ---- how they refuse
