@@ -1,8 +1,9 @@
 """Stage evaluate_model: weights + validation shards -> scores.json.
 
 The loss is in nats per token; bits per byte divides by the documents' bytes, so that tokenizers compare.
-Beside it stand two compressors: xz of the validation documents, and xz that has read the training documents.
-Where the run has several corpora, each has its scores, and above them stand those of the mixture.
+Beside it stand two compressors: xz of the validation documents, and xz that has read the training documents; of a
+corpus of ready tokens, which has no text, none. Where the run has several corpora, each has its scores, and above them
+stand those of the mixture.
 """
 
 import json
@@ -65,10 +66,9 @@ def score(job: cli.Job, trained: weights.Weights, folder: shards.Folder) -> dict
 
 def describe(scores: dict) -> str:
     """Returns the scores in one line."""
-    return (
-        f"{scores['bits_per_byte']:.3f} bits per byte (xz {scores['xz_bits_per_byte']:.3f},"
-        f" xz after train {scores['xz_after_train_bits_per_byte']:.3f}), perplexity {scores['perplexity']:.2f}"
-    )
+    xz, after_train = (scores[name] for name in BASELINES)
+    beside = "" if xz is None else f" (xz {xz:.3f}, xz after train {after_train:.3f})"
+    return f"{scores['bits_per_byte']:.3f} bits per byte{beside}, perplexity {scores['perplexity']:.2f}"
 
 
 if __name__ == "__main__":

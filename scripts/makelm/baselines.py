@@ -2,6 +2,7 @@
 
 import lzma
 from collections import deque
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from makelm.documents import Document
@@ -25,6 +26,18 @@ class Tail:
 
     def join(self) -> bytes:
         return b"".join(self.pieces)[-DICTIONARY:]
+
+
+def beginning(documents: Iterable[Document]) -> list[Document]:
+    """Returns the first documents, of about as many bytes as xz can look back at, the last one maybe cut."""
+    found, left = [], DICTIONARY
+    for document in documents:
+        text = document.text.encode()[:left].decode(errors="ignore")
+        found.append(Document(document.id, text))
+        left -= len(text.encode())
+        if len(text) < len(document.text) or not left:
+            break
+    return found
 
 
 def xz_baselines(train_tail: bytes, valid: list[Document], cores: int) -> dict[str, float]:

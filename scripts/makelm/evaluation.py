@@ -105,6 +105,13 @@ def summarize(scored: Score, all_tokens: int, size: int) -> dict[str, float | in
     }
 
 
+def weighted(values: Mapping[str, float | None], shares: Mapping[str, float]) -> float | None:
+    """Returns the mean of values that have these shares, or None where one is missing."""
+    if None in values.values():
+        return None
+    return sum(shares[name] * value for name, value in values.items()) / sum(shares.values())
+
+
 def mixture(
     scores: Mapping[str, Mapping[str, float]],
     weights: Mapping[str, float],
@@ -115,7 +122,7 @@ def mixture(
 
     A mixture is endless text of which each source has its weight of the tokens, and each token as many bytes as
     those of the source's validation documents: the loss is the mean by tokens, bits per byte are all bits over all
-    bytes, and those of the compressors (`baselines`) the mean by bytes.
+    bytes, and those of the compressors (`baselines`) the mean by bytes, or None where a source has no text.
     """
     shares = {name: weights[name] * bytes_per_token[name] for name in scores}  # of the bytes; together `size`
     losses = combined(scores, weights)
@@ -126,6 +133,6 @@ def mixture(
         "bits_per_byte": mean / log(2) / size,
         "tokens": sum(own["tokens"] for own in scores.values()),
         "bytes": sum(own["bytes"] for own in scores.values()),
-        **{key: sum(shares[name] * own[key] for name, own in scores.items()) / size for key in baselines},
+        **{key: weighted({name: own[key] for name, own in scores.items()}, shares) for key in baselines},
         "sources": {name: dict(own) for name, own in scores.items()},
     }
