@@ -29,9 +29,8 @@ def evaluate_model(job: cli.Job) -> None:
     weights.check_tokenizer(trained, data.tokenizer, str(job.args.shards))
     settings = job.config.evaluate
     skeleton = Skeleton(trained.model, trained.vocab_size, trained.end_of_text)
-    scored = evaluation.score(
-        skeleton, trained.parameters, data.valid, data.end_of_text, settings.window, settings.stride
-    )
+    ends = data.begin_of_text, data.end_of_text
+    scored = evaluation.score(skeleton, trained.parameters, data.valid, *ends, settings.window, settings.stride)
     if not np.isfinite(scored.losses).all():
         raise UserError("the model's losses are not finite; train it again with lower train.optimizer.learning_rates")
     scores = evaluation.summarize(scored, data.valid_tokens, data.valid_bytes)

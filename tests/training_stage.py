@@ -23,7 +23,8 @@ def data(tmp_path_factory):
     """A folder of two token shards with a vocabulary of 64 and end-of-text 63."""
     folder = tmp_path_factory.mktemp("shards")
     for number in range(2):
-        facts = {"shard": number, "num_shards": 2, "vocab_size": 64, "end_of_text": 63, "tokenizer": "abc"}
+        facts = {"shard": number, "num_shards": 2, "vocab_size": 64, "tokenizer": "abc"}
+        facts |= {"begin_of_text": None, "end_of_text": 63}
         for part, count in (("train", 3000), ("valid", 300)):
             ids = np.random.default_rng(number).integers(0, 64, count)
             with shards.Writer(folder / f"{part}-{number:05d}.bin", 64) as writer:

@@ -8,12 +8,10 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from makelm import stages, tensor_header
+from makelm import hub, stages, tensor_header
 from makelm.config import Config, HubWeights, LocalWeights, Weights
 from makelm.errors import UserError
 from makelm.progress import Progress
@@ -94,7 +92,7 @@ def from_hub(entry: HubWeights, progress: Progress) -> Source:
     from huggingface_hub.utils import disable_progress_bars
 
     disable_progress_bars()  # the stage has its own
-    with explained(entry):
+    with hub.explained("weights", entry.repository, entry.revision, f"neither {SINGLE} nor {INDEX}; {NO_PICKLES}"):
         # they say which weights there are
         small = list(SMALL)
         folder = Path(
@@ -111,37 +109,6 @@ def from_hub(entry: HubWeights, progress: Progress) -> Source:
                 hf_hub_download(entry.repository, name, revision=commit)
                 bar.advance(1)
     return Source(folder, taken(folder, names), commit)
-
-
-@contextmanager
-def explained(entry: HubWeights) -> Iterator[None]:
-    """Turns what the hub's client raises into one line."""
-    from huggingface_hub import errors
-
-    where = f"weights.repository: {entry.repository}"
-    try:
-        yield
-    except UserError:
-        raise
-    except errors.GatedRepoError:
-        raise UserError(
-            f"{where} is gated: accept its terms at huggingface.co/{entry.repository}, then set HF_TOKEN"
-        ) from None
-    except errors.RevisionNotFoundError:
-        raise UserError(f"weights.revision: {entry.repository} has no revision {entry.revision}") from None
-    except errors.RepositoryNotFoundError:
-        raise UserError(f"{where} is not on the hub, or private; for a private one set HF_TOKEN") from None
-    except errors.RemoteEntryNotFoundError:
-        raise UserError(f"{where} has neither {SINGLE} nor {INDEX}; {NO_PICKLES}") from None
-    except errors.LocalEntryNotFoundError as error:
-        reason = first_line(error.__cause__ or error)
-        raise UserError(f"{where} is not whole in the hub's cache, and the hub is out of reach: {reason}") from None
-    except (errors.HTTPError, errors.XetDownloadError, OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"{where} cannot be downloaded: {first_line(error)}") from None
-
-
-def first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__
 
 
 # ---- what came

@@ -1,0 +1,53 @@
+"""The Hugging Face hub: one file of it, and what its client raises in one line."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from makelm.errors import UserError
+
+
+def fetch(section: str, repository: str, revision: str | None, name: str) -> tuple[Path, str]:
+    """Returns where a file of a model stands in the hub's cache (HF_HOME), downloaded if need be, and its commit.
+
+    Raises UserError that names the configuration's section where it cannot be had.
+    """
+    # half a second; only who needs the hub waits for it
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.utils import disable_progress_bars
+
+    disable_progress_bars()
+    with explained(section, repository, revision, f"no {name}"):
+        path = Path(hf_hub_download(repository, name, revision=revision))
+    return path, path.parent.name  # the cache has a folder for each commit
+
+
+@contextmanager
+def explained(section: str, repository: str, revision: str | None, absent: str) -> Iterator[None]:
+    """Turns what the hub's client raises into one line; `absent` says what a repository lacks that lacks a file."""
+    from huggingface_hub import errors
+
+    where = f"{section}.repository: {repository}"
+    try:
+        yield
+    except UserError:
+        raise
+    except errors.GatedRepoError:
+        raise UserError(
+            f"{where} is gated: accept its terms at huggingface.co/{repository}, then set HF_TOKEN"
+        ) from None
+    except errors.RevisionNotFoundError:
+        raise UserError(f"{section}.revision: {repository} has no revision {revision}") from None
+    except errors.RepositoryNotFoundError:
+        raise UserError(f"{where} is not on the hub, or private; for a private one set HF_TOKEN") from None
+    except errors.RemoteEntryNotFoundError:
+        raise UserError(f"{where} has {absent}") from None
+    except errors.LocalEntryNotFoundError as error:
+        reason = first_line(error.__cause__ or error)
+        raise UserError(f"{where} is not whole in the hub's cache, and the hub is out of reach: {reason}") from None
+    except (errors.HTTPError, errors.XetDownloadError, OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"{where} cannot be downloaded: {first_line(error)}") from None
+
+
+def first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0] or type(error).__name__
