@@ -56,9 +56,8 @@ def score(job: cli.Job, trained: weights.Weights, folder: shards.Folder) -> dict
     """Returns the scores of a run on the validation documents of one corpus."""
     settings = job.config.evaluate
     skeleton = Skeleton(trained.model, trained.vocab_size, trained.end_of_text)
-    scored = evaluation.score(
-        skeleton, trained.parameters, folder.valid, folder.end_of_text, settings.window, settings.stride
-    )
+    ends = folder.begin_of_text, folder.end_of_text
+    scored = evaluation.score(skeleton, trained.parameters, folder.valid, *ends, settings.window, settings.stride)
     if not np.isfinite(scored.losses).all():
         raise UserError("the model's losses are not finite; train it again with lower train.optimizer.learning_rates")
     return evaluation.summarize(scored, folder.valid_tokens, folder.valid_bytes)

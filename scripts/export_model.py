@@ -1,8 +1,8 @@
 """Stage export_model: weights + tokenizer -> a folder that Hugging Face's transformers loads.
 
-Writes model.safetensors, config.json, generation_config.json, tokenizer.json and tokenizer_config.json, and in
-parity.json how far the logits of these files are from the model's. A model that no class of transformers computes
-is handed on in makelm's own layout; config.json then says why.
+Writes model.safetensors, config.json, generation_config.json, the tokenizer's files and, in parity.json, how far
+the logits of these files are from the model's. A model that no class of transformers computes is handed on in makelm's
+own layout; config.json then says why.
 """
 
 import json
@@ -34,20 +34,22 @@ def export_model(job: cli.Job) -> None:
         architecture, reason = layout(trained.model).architecture, ""
     except UserError as error:
         architecture, reason = None, str(error)
-    found = write_layout(job, trained) if architecture else write_own(job, trained, reason)
+    found = write_layout(job, trained, encoding.first) if architecture else write_own(job, trained, reason)
     write_json(job, "parity.json", found)
-    write_json(job, "generation_config.json", export.generation_config(trained))
+    write_json(job, "generation_config.json", export.generation_config(trained, encoding.first))
     for name, content in tokenizer_export.hugging_face_files(encoding).items():
-        write_json(job, name, content)
+        (job.staging / name).write_bytes(content)
+    if encoding.kind == "sentencepiece":
+        job.say(f"{encoding.FILE} is SentencePiece's own: read it with sentencepiece, AutoTokenizer does not")
     job.publish({"architecture": architecture}, measured=("parity.json",))
 
 
-def write_layout(job: cli.Job, trained: weights.Weights) -> dict:
+def write_layout(job: cli.Job, trained: weights.Weights, first: int | None) -> dict:
     """Writes the tensors and config.json, and returns how they compare with the model."""
     jax.config.update("jax_platforms", "cpu")  # an accelerator may be in use, and rounds its products
     dtype = job.config.export.dtype
     tensor_file.write(job.staging / TENSORS, export.tensors(trained), dtype, {"format": "pt"})
-    write_json(job, "config.json", export.model_config(trained, dtype))
+    write_json(job, "config.json", export.model_config(trained, dtype, first))
     found = parity.measure(job.staging, trained, dtype)
     parity.check(found)
     job.say(

@@ -1,7 +1,7 @@
 """Stage sample_model: weights + tokenizer -> samples.jsonl and a page to read.
 
 Each prompt is written on from samples_per_prompt times, each time with a seed of its own. A prompt stands
-at the beginning of a document: the end-of-text token comes before it where the tokenizer has one.
+at the beginning of a document: the token that stands before one comes first, else that which ends the one before.
 """
 
 import ast
@@ -44,10 +44,10 @@ def sample_model(job: cli.Job) -> None:
 
 def encode_prompt(encoding: tokenizer.Tokenizer, text: str) -> list[int]:
     """Returns a prompt's ids. Raises UserError where there are none to start from."""
-    start = [] if encoding.end_of_text is None else [encoding.end_of_text]
+    start = [] if encoding.first is None else [encoding.first]
     ids = [*start, *encoding.encode(text)]
     if not ids:
-        raise UserError("sample.prompts: this tokenizer has no end-of-text token, so a prompt cannot be empty")
+        raise UserError("sample.prompts: this tokenizer has no token to begin with, so a prompt cannot be empty")
     return ids
 
 

@@ -1,35 +1,42 @@
-"""Stage train_tokenizer: training documents, or the name of an encoding -> a vocabulary.
+"""Stage train_tokenizer: training documents, or the name or file of a tokenizer that exists -> a vocabulary.
 
-Reads train-<shard>.jsonl.zst of a corpus; it never sees validation documents. Of kind: tiktoken it reads none.
-Writes tokenizer.tiktoken, metadata.json and manifest.json.
+Reads train-<shard>.jsonl.zst of a corpus; it never sees validation documents. Kinds that are not learned read none.
+Writes metadata.json, manifest.json and the vocabulary: tokenizer.tiktoken, tokenizer.json or tokenizer.model.
 """
 
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from makelm import cli, documents, manifest, vocabulary
+from makelm import cli, config, documents, manifest, vocabulary
 from makelm.errors import UserError
 from makelm.tokenizer import Tokenizer
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--corpus", type=Path, help="a folder that download_corpus made; not for kind: tiktoken")
+    parser.add_argument("--corpus", type=Path, help="a folder that download_corpus made; for kinds that are learned")
 
 
 def work(job: cli.Job) -> None:
     settings = job.config.tokenizer
-    if settings.kind != "tiktoken" and job.args.corpus is None:
-        raise UserError(f"--corpus is missing: kind: {settings.kind} is learned from one")
-    found = vocabulary.named(settings) if settings.kind == "tiktoken" else learned(job)
+    if isinstance(settings, config.LEARNED):
+        if job.args.corpus is None:
+            raise UserError(f"--corpus is missing: kind: {settings.kind} is learned from one")
+        found, revision = learned(job), None
+    else:
+        found, revision = vocabulary.existing(settings)
     found.save(job.staging)
-    job.say(f"{found.kind}: {found.vocab_size:,} tokens, the longest {max(found.ranks, key=len)[:40]!r}")
+    longest = max(found.tokens, key=len).decode(errors="replace")
+    job.say(f"{found.kind}: {found.vocab_size:,} tokens, the longest {longest[:40]!r}")
     job.publish(
         {
             "kind": found.kind,
+            "file": found.FILE,
             "vocab_size": found.vocab_size,
+            "begin_of_text": found.begin_of_text,
             "end_of_text": found.end_of_text,
             "tokenizer": found.digest,
+            "revision": revision,
         }
     )
 

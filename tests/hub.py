@@ -104,3 +104,14 @@ def serve() -> Iterator[Hub]:
         finally:
             new.shutdown()
             thread.join()
+
+
+def use(server: Hub, monkeypatch, cache: str) -> None:
+    """Lets the hub's client speak to a server of this machine, with an empty cache."""
+    import huggingface_hub.constants as constants
+
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", cache)
+    monkeypatch.setattr(constants, "ENDPOINT", server.address)
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.partition("/{")
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", f"{server.address}/{{{template[2]}")

@@ -12,8 +12,10 @@ from makelm.errors import UserError
 
 DEFAULT = yaml.safe_load((Path(__file__).parent.parent / "config.yaml").read_text())
 
-LEARNED = dict.fromkeys(("corpus", "vocab_size", "pattern"))  # what a tokenizer that has a name does not need
-GPT2 = {"kind": "tiktoken", "encoding": "gpt2", "file": None, "end_of_text": True} | LEARNED
+GPT2 = {"kind": "tiktoken", "encoding": "gpt2", "file": None, "encoder": "tiktoken"}
+GPT2 |= {"begin_of_text": False, "end_of_text": True}
+HUB = {"kind": "huggingface", "file": None, "repository": "org/one", "revision": None}
+HUB |= {"begin_of_text": None, "end_of_text": "</s>"}
 
 SUM = "0" * 64
 SPLIT = {"max_documents": None, "shards": 1, "split": "tail", "valid_fraction": 0.1}
@@ -146,14 +148,29 @@ def test_the_default_is_valid_and_values_have_their_types():
         ("run", None, "run must be a map of named entries, got None"),
         ("run.stdlib", None, "run.stdlib must be a map, got None"),
         ("run.a/b", DEFAULT["run"]["stdlib"], "run.a/b"),
-        ("tokenizer.stdlib_bpe.vocab_size", None, "tokenizer.stdlib_bpe: vocab_size and pattern are for kind: bpe"),
+        ("tokenizer.stdlib_bpe.vocab_size", None, "tokenizer.stdlib_bpe.vocab_size: input should be a valid integer"),
         ("tokenizer.stdlib_bpe.vocab_size", 256, "tokenizer.stdlib_bpe.vocab_size: input should be greater than"),
-        ("tokenizer.stdlib_bpe.corpus", None, "tokenizer.stdlib_bpe: corpus is null for kind: tiktoken, and for no"),
-        ("tokenizer.stdlib_bpe.encoding", "gpt2", "tokenizer.stdlib_bpe: encoding and file are for kind: tiktoken"),
+        ("tokenizer.stdlib_bpe.corpus", None, "tokenizer.stdlib_bpe.corpus: input should be a valid string, got None"),
+        ("tokenizer.stdlib_bpe.corpus", "none", "tokenizer.stdlib_bpe.corpus: no corpus is called 'none'"),
+        ("tokenizer.stdlib_bpe.encoding", "gpt2", "tokenizer.stdlib_bpe: unknown key 'encoding'; known here: begin"),
+        ("tokenizer.stdlib_bpe.kind", "tiktokn", "tokenizer.stdlib_bpe.kind must be one of bpe, byte, char, tiktoken"),
+        ("tokenizer.stdlib_bpe.kind", "tiktokn", "got 'tiktokn'; did you mean 'tiktoken'?"),
+        ("tokenizer.stdlib_bpe.begin_of_text", ..., "tokenizer.stdlib_bpe.begin_of_text is missing"),
         ("tokenizer.stdlib_bpe", GPT2 | {"encoding": "gpt5"}, "stdlib_bpe.encoding: input should be 'gpt2', "),
-        ("tokenizer.stdlib_bpe", GPT2 | {"encoding": None}, "stdlib_bpe: encoding and file are for kind: tiktoken"),
-        ("tokenizer.stdlib_bpe", GPT2 | {"corpus": "stdlib"}, "stdlib_bpe: corpus is null for kind: tiktoken"),
-        ("tokenizer.stdlib_bpe", GPT2 | {"end_of_text": False}, "stdlib_bpe: end_of_text must be true for kind: tik"),
+        ("tokenizer.stdlib_bpe", GPT2 | {"corpus": None}, "tokenizer.stdlib_bpe: unknown key 'corpus'; known here: k"),
+        ("tokenizer.stdlib_bpe", GPT2 | {"begin_of_text": True}, "stdlib_bpe: begin_of_text and end_of_text are one"),
+        (
+            "tokenizer.stdlib_bpe",
+            GPT2 | {"encoding": "p50k_base", "encoder": "gigatoken"},
+            "stdlib_bpe: encoder: gigatoken does not know p50k_base; set it to tiktoken",
+        ),
+        ("tokenizer.stdlib_bpe", HUB | {"file": "a.json"}, "stdlib_bpe: kind: huggingface needs one of file and rep"),
+        ("tokenizer.stdlib_bpe", HUB | {"repository": None}, "stdlib_bpe: kind: huggingface needs one of file and r"),
+        (
+            "tokenizer.stdlib_bpe",
+            HUB | {"repository": None, "file": "a.json", "revision": "main"},
+            "stdlib_bpe: revision is for a repository",
+        ),
     ],
 )
 def test_what_is_wrong_is_refused_in_one_line_that_names_the_key(path, value, expected):
@@ -208,7 +225,7 @@ def test_masked_documents_need_the_token_that_parts_them():
     raw = changed("run.stdlib.model.mask_documents", True)
     assert configfile.load(raw).run["stdlib"].model.mask_documents
     raw["tokenizer"]["stdlib_bpe"]["end_of_text"] = False
-    assert "set tokenizer.stdlib_bpe.end_of_text: true" in refusal(raw)
+    assert "set tokenizer.stdlib_bpe.end_of_text" in refusal(raw)
 
 
 def test_numbers_as_people_write_them_are_numbers():

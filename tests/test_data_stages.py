@@ -19,8 +19,9 @@ from makelm import documents, inspection, manifest, shards, token_header, tokeni
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SCRIPTS = REPOSITORY / "scripts"
-LEARNED = {"corpus": "mine", "vocab_size": 270, "pattern": r"\s+|\S+", "end_of_text": True}
-BPE = {"kind": "bpe", "encoding": None, "file": None, **LEARNED}
+ENDS = {"begin_of_text": False, "end_of_text": True}
+BPE = {"kind": "bpe", "corpus": "mine", "vocab_size": 270, "pattern": r"\s+|\S+", **ENDS}
+ENCODE = {"encoder": None}
 
 
 def corpus_keys(*paths: Path, **change: object) -> dict:
@@ -82,7 +83,7 @@ def made(tmp_path_factory) -> Path:
 
 
 def encode(top: Path, out: Path, number: str) -> None:
-    run("encode_shard", {}, top, out, "--corpus", "corpus", "--tokenizer", "tokenizer", "--shard", number)
+    run("encode_shard", ENCODE, top, out, "--corpus", "corpus", "--tokenizer", "tokenizer", "--shard", number)
 
 
 # ---- what they write
@@ -129,11 +130,11 @@ def test_manifests_chain_and_name_no_absolute_path(made):
 def test_the_tokenizer_never_sees_validation_documents(tmp_path):
     (tmp_path / "a.txt").write_text("a" * 300 + "z" * 100)
     run("download_corpus", corpus_keys(tmp_path / "a.txt"), tmp_path, tmp_path / "corpus")
-    keys = {"tokenizer": BPE | {"kind": "char", "vocab_size": None, "pattern": None}}
+    keys = {"tokenizer": {"kind": "char", "corpus": "mine", **ENDS}}
     run("train_tokenizer", keys, tmp_path, tmp_path / "tokenizer", "--corpus", "corpus")
     assert tokenizer.load(tmp_path / "tokenizer").ranks == {b"a": 0}
     arguments = ("--corpus", "corpus", "--tokenizer", "tokenizer", "--shard", 0)
-    assert "has no character 'z'" in refuse("encode_shard", {}, tmp_path, tmp_path / "tokens", *arguments)
+    assert "has no character 'z'" in refuse("encode_shard", ENCODE, tmp_path, tmp_path / "tokens", *arguments)
 
 
 def test_the_same_again_is_the_same_to_the_byte(made, tmp_path):
@@ -236,7 +237,7 @@ def test_a_damaged_document_shard_is_noticed_before_it_is_read(made, tmp_path):
         (tmp_path / "corpus" / path.name).write_bytes(path.read_bytes())
     victim = tmp_path / "corpus" / "train-00001.jsonl.zst"
     whole = victim.read_bytes()
-    tokens = ("encode_shard", {}, tmp_path, tmp_path / "tokens", "--corpus", "corpus")
+    tokens = ("encode_shard", ENCODE, tmp_path, tmp_path / "tokens", "--corpus", "corpus")
     tokens += ("--tokenizer", made / "tokenizer", "--shard", 1)
     train = ("train_tokenizer", {"tokenizer": BPE}, tmp_path, tmp_path / "tokenizer", "--corpus", "corpus")
     victim.write_bytes(whole[:-7])
@@ -251,7 +252,7 @@ def test_a_damaged_document_shard_is_noticed_before_it_is_read(made, tmp_path):
 def test_bad_arguments_are_refused_in_one_line(made, tmp_path):
     out = tmp_path / "out"
     inputs = ("--corpus", made / "corpus", "--tokenizer", made / "tokenizer")
-    assert "shards 0 to 1, not 2" in refuse("encode_shard", {}, tmp_path, out, *inputs, "--shard", 2)
+    assert "shards 0 to 1, not 2" in refuse("encode_shard", ENCODE, tmp_path, out, *inputs, "--shard", 2)
     keys = {"tokenizer": BPE | {"vocab_size": 9999}}
     assert "tokenizer.vocab_size: the training documents support" in refuse(
         "train_tokenizer", keys, tmp_path, out, *inputs[:2]
@@ -303,7 +304,7 @@ def test_a_killed_encoding_leaves_the_old_shard_whole(made, tmp_path):
     with (out / ".00001.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         arguments = ("--corpus", "corpus", "--tokenizer", "tokenizer", "--shard", 1)
-        process = start("encode_shard", {}, tmp_path, out, *arguments)
+        process = start("encode_shard", ENCODE, tmp_path, out, *arguments)
         assert "waiting for" in process.stdout.readline()
         process.kill()
         process.communicate()

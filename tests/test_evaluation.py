@@ -15,9 +15,9 @@ MODEL = shape(context_length=8)
 shard = np.concatenate([np.random.default_rng(1).integers(0, EOT, 21), [EOT], np.arange(9), [EOT]]).astype(np.uint16)
 
 
-def score(window, stride, shards=(shard,), end_of_text=EOT):
+def score(window, stride, shards=(shard,), end_of_text=EOT, begin_of_text=None):
     skeleton, parameters = Skeleton(MODEL, V), random_parameters(MODEL, V)
-    return evaluation.score(skeleton, parameters, shards, end_of_text, window, stride)
+    return evaluation.score(skeleton, parameters, shards, begin_of_text, end_of_text, window, stride)
 
 
 def test_one_window_over_everything_equals_the_forward_pass():

@@ -29,7 +29,7 @@ def trained(model: config.Model) -> weights.Weights:
 def write(made: weights.Weights, folder: Path, dtype: str = "float32") -> None:
     """Writes what an import and the reference read of an export."""
     tensor_file.write(folder / "model.safetensors", export.tensors(made), dtype, {"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(export.model_config(made, dtype)))
+    (folder / "config.json").write_text(json.dumps(export.model_config(made, dtype, made.end_of_text)))
 
 
 def edit_config(folder: Path, changes: dict) -> None:
@@ -121,8 +121,8 @@ def job(tmp_path, monkeypatch):
     """Returns a function that makes a job of stage export_model, with a trained run to read."""
 
     def make(model: config.Model, dtype: str = "float32") -> SimpleNamespace:
-        settings = {"kind": "byte", "corpus": "any", "vocab_size": None, "pattern": None, "end_of_text": True}
-        encoding = vocabulary.train(config.Tokenizer(**settings, encoding=None, file=None), [])
+        settings = config.ByteTokenizer(kind="byte", begin_of_text=False, end_of_text=True)
+        encoding, _ = vocabulary.existing(settings)
         monkeypatch.setattr(tokenizer, "load", lambda folder: encoding)
         run, staging, said, published = tmp_path / "run", tmp_path / "staging", [], []
         (run / weights.FILE).parent.mkdir(parents=True)

@@ -148,18 +148,12 @@ def test_where_there_are_no_links_it_is_copied(tmp_path, monkeypatch, reason):
 @pytest.fixture
 def server(monkeypatch, tmp_path):
     """A hub with a model of one file and one of two, and an empty cache."""
-    import huggingface_hub.constants as constants
-
-    monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     with hub.serve() as new:
+        hub.use(new, monkeypatch, str(tmp_path / "cache"))
         new.models = {"org/one": SINGLE | NOT_TAKEN, "org/two": SHARDED | NOT_TAKEN}
         new.models["org/pickled"] = {"config.json": SETTINGS, "pytorch_model.bin": b"a pickle"}
         new.models["org/empty"] = {"README.md": b"soon"}
         new.gated = {"org/gated"}
-        monkeypatch.setattr(constants, "ENDPOINT", new.address)
-        template = constants.HUGGINGFACE_CO_URL_TEMPLATE.partition("/{")
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", f"{new.address}/{{{template[2]}")
         yield new
 
 

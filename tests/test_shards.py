@@ -91,7 +91,8 @@ def make_folder(folder: Path, changes: dict[int, dict] | None = None) -> Path:
     """Writes two shards as encode_shard would: train ids n and n + 1, one validation id."""
     for number in range(2):
         counts = {"documents": 1, "bytes": 10 + number}
-        facts = {"shard": number, "num_shards": 2, "vocab_size": 300, "end_of_text": 299, "tokenizer": "abc"}
+        facts = {"shard": number, "num_shards": 2, "vocab_size": 300, "tokenizer": "abc"}
+        facts |= {"begin_of_text": None, "end_of_text": 299}
         facts |= {"train": {**counts, "tokens": 2}, "valid": {**counts, "tokens": 1}}
         facts |= (changes or {}).get(number, {})
         write(folder / f"train-{number:05d}.bin", [number, number + 1])
@@ -138,10 +139,10 @@ def test_validation_is_read_without_training_shards(tmp_path):
     assert len(shards.open_folder(tmp_path, read_input).valid) == 2
 
 
-@pytest.mark.parametrize("key", ["tokenizer", "vocab_size", "end_of_text", "num_shards"])
+@pytest.mark.parametrize("key", ["tokenizer", "vocab_size", "begin_of_text", "end_of_text", "num_shards"])
 def test_shards_that_do_not_belong_together_are_an_error_with_both_sides(tmp_path, key):
     make_folder(tmp_path, {1: {key: 77}})
-    with pytest.raises(UserError, match=rf"shard 00001 has {key} 77, but shard 00000 has (abc|300|299|2);"):
+    with pytest.raises(UserError, match=rf"shard 00001 has {key} 77, but shard 00000 has (abc|300|299|None|2);"):
         shards.open_folder(tmp_path, read_input)
 
 

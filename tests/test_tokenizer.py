@@ -10,16 +10,16 @@ import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import tiktoken
 import tokenizers
 import yaml
 from tiktoken.load import load_tiktoken_bpe
 
-from makelm import config, corpus, manifest, tokenizer, tokenizer_export, vocabulary
+from makelm import config, corpus, encodings, manifest, tokenizer, tokenizer_export, vocabulary
 from makelm.errors import UserError
 from makelm.tokenizer import END_OF_TEXT, Tokenizer
+from makelm.tokenizer_ranks import Ranks, parse_ranks
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PATTERN = yaml.safe_load((REPOSITORY / "config.yaml").read_text())["tokenizer"]["stdlib_bpe"]["pattern"]
@@ -50,22 +50,34 @@ ADVERSARIAL = [
 ]
 
 
-def settings(kind: str = "bpe", vocab_size: int | None = 300, pattern: str | None = PATTERN, end_of_text: bool = True):
-    if kind != "bpe":
-        vocab_size = pattern = None
-    learned = {"corpus": "any", "vocab_size": vocab_size, "pattern": pattern, "end_of_text": end_of_text}
-    return config.Tokenizer(kind=kind, encoding=None, file=None, **learned)
+def settings(
+    kind: str = "bpe", vocab_size: int = 300, pattern: str = PATTERN, begin_of_text: bool = False, end_of_text=True
+):
+    """Returns the settings of a tokenizer of its own."""
+    ends = {"kind": kind, "begin_of_text": begin_of_text, "end_of_text": end_of_text}
+    if kind == "byte":
+        return config.ByteTokenizer(**ends)
+    if kind == "char":
+        return config.CharTokenizer(corpus="any", **ends)
+    return config.BpeTokenizer(corpus="any", vocab_size=vocab_size, pattern=pattern, **ends)
 
 
-def known(encoding: str, file: Path | None = None) -> config.Tokenizer:
+def train(found, texts: list[str]) -> Tokenizer:
+    """Returns a tokenizer of its own, learned from texts where it learns."""
+    return vocabulary.existing(found)[0] if found.kind == "byte" else vocabulary.train(found, texts)
+
+
+def known(encoding: str, file: Path | None = None, **ends: bool) -> config.TiktokenTokenizer:
     """Returns the settings of an encoding that exists."""
-    unused = dict.fromkeys(("corpus", "vocab_size", "pattern"))
-    return config.Tokenizer(kind="tiktoken", encoding=encoding, file=file and str(file), end_of_text=True, **unused)
+    ends = {"begin_of_text": False, "end_of_text": True} | ends
+    return config.TiktokenTokenizer(
+        kind="tiktoken", encoding=encoding, file=file and str(file), encoder="tiktoken", **ends
+    )
 
 
 @pytest.fixture(scope="module", params=["bpe", "byte", "char"])
 def trained(request) -> Tokenizer:
-    return vocabulary.train(settings(request.param), [*TEXTS, *ADVERSARIAL])
+    return train(settings(request.param), [*TEXTS, *ADVERSARIAL])
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +102,7 @@ def stdlib() -> list[str]:
 def hugging_face(made: Tokenizer) -> tokenizers.Tokenizer:
     """Returns the tokenizer in the exported files; text in it is text, as it is for ours."""
     files = tokenizer_export.hugging_face_files(made)
-    found = tokenizers.Tokenizer.from_str(json.dumps(files["tokenizer.json"]))
+    found = tokenizers.Tokenizer.from_str(files["tokenizer.json"].decode())
     found.encode_special_tokens = True
     return found
 
@@ -107,7 +119,7 @@ def test_decoding_gives_the_text_back(trained, text):
 
 
 def test_every_plane_of_unicode_comes_back():
-    made = [vocabulary.train(settings(kind), TEXTS) for kind in ("bpe", "byte")]
+    made = [train(settings(kind), TEXTS) for kind in ("bpe", "byte")]
     for plane in range(17):
         text = "".join(map(chr, range(plane << 16, (plane + 1) << 16, 7)))
         text = "".join(character for character in text if unicodedata.category(character) != "Cs")
@@ -121,40 +133,34 @@ def test_the_end_of_text_is_the_last_id_and_no_text_becomes_it(trained):
 
 
 def test_without_end_of_text_the_vocabulary_is_one_smaller():
-    made = vocabulary.train(settings("byte", end_of_text=False), TEXTS)
+    made = train(settings("byte", end_of_text=False), TEXTS)
     assert (made.vocab_size, made.end_of_text, made.special_tokens) == (256, None, {})
 
 
 def test_half_a_character_is_shown_as_a_replacement_sign():
-    made = vocabulary.train(settings("byte"), TEXTS)
+    made = train(settings("byte"), TEXTS)
     assert made.decode([0xC3, 0x41]) == "\ufffdA"
 
 
-def test_documents_are_encoded_alike_on_any_number_of_cores(trained):
-    one, many = (trained.encode_documents(TEXTS, cores) for cores in (1, 4))
-    assert all(np.array_equal(left, right) for left, right in zip(one, many, strict=True))
-    assert [ids.tolist() for ids in one] == [trained.encode(text) for text in TEXTS]
-
-
 def test_bytes_are_their_own_ids():
-    assert vocabulary.train(settings("byte"), TEXTS).encode("aé\0") == [0x61, 0xC3, 0xA9, 0]
+    assert train(settings("byte"), TEXTS).encode("aé\0") == [0x61, 0xC3, 0xA9, 0]
 
 
 def test_characters_are_numbered_in_their_order_as_nanogpt_does():
-    made = vocabulary.train(settings("char", end_of_text=False), ["cab\n", "éa"])
+    made = train(settings("char", end_of_text=False), ["cab\n", "éa"])
     assert made.vocab_size == 5 and made.encode("\nabcé") == [0, 1, 2, 3, 4]
 
 
 def test_the_characters_of_tiny_shakespeare_are_nanogpts(shakespeare):
     text = shakespeare.read_text(encoding="utf-8")
-    made = vocabulary.train(settings("char", end_of_text=False), [text[:1_003_854]])
+    made = train(settings("char", end_of_text=False), [text[:1_003_854]])
     assert made.vocab_size == 65
     assert [len(made.encode(part)) for part in (text[:1_003_854], text[1_003_854:])] == [1_003_854, 111_540]
     assert made.encode("hii there") == [46, 47, 47, 1, 58, 46, 43, 56, 43]  # as in Karpathy's lecture
 
 
 def test_an_unknown_character_is_an_error_that_names_it():
-    made = vocabulary.train(settings("char"), ["abc"])
+    made = train(settings("char"), ["abc"])
     with pytest.raises(UserError, match=r"no character 'é' \(U\+00E9\)"):
         made.encode("abéz")
 
@@ -163,29 +169,29 @@ def test_an_unknown_character_is_an_error_that_names_it():
 
 
 def test_training_is_deterministic_whatever_the_order_of_equal_counts():
-    first, second = (vocabulary.train(settings(), TEXTS) for _ in range(2))
+    first, second = (train(settings(), TEXTS) for _ in range(2))
     assert first.ranks == second.ranks and first.digest == second.digest
     assert list(first.ranks) != [] and first.vocab_size == 300
 
 
 def test_a_vocabulary_larger_than_the_corpus_supports_is_refused_with_the_number():
     with pytest.raises(UserError, match=r"tokenizer\.vocab_size: the training documents support (\d+) tokens") as error:
-        vocabulary.train(settings(vocab_size=5000), TEXTS)
+        train(settings(vocab_size=5000), TEXTS)
     most = int(str(error.value).split("support ")[1].split(" ")[0])
-    assert vocabulary.train(settings(vocab_size=most), TEXTS).vocab_size == most
+    assert train(settings(vocab_size=most), TEXTS).vocab_size == most
     with pytest.raises(UserError):
-        vocabulary.train(settings(vocab_size=most + 1), TEXTS)
+        train(settings(vocab_size=most + 1), TEXTS)
 
 
 def test_a_pattern_that_is_none_is_refused():
     with pytest.raises(UserError, match=r"tokenizer\.pattern: "):
-        vocabulary.train(settings(pattern=r"\p{L}+|("), TEXTS)
+        train(settings(pattern=r"\p{L}+|("), TEXTS)
     with pytest.raises(UserError, match=r"tokenizer\.pattern: "):  # Oniguruma knows \h, Rust does not
-        vocabulary.train(settings(pattern=r"\p{Nonsense}|\h"), TEXTS)
+        train(settings(pattern=r"\p{Nonsense}|\h"), TEXTS)
 
 
 def test_a_pattern_that_leaves_text_out_is_refused():
-    made = vocabulary.train(settings(vocab_size=260, pattern=r"\p{L}+"), TEXTS)
+    made = train(settings(vocab_size=260, pattern=r"\p{L}+"), TEXTS)
     with pytest.raises(
         UserError, match=r"tokenizer\.pattern: it does not match all of the text that begins with 'two words'"
     ):
@@ -194,18 +200,18 @@ def test_a_pattern_that_leaves_text_out_is_refused():
 
 def test_very_long_runs_are_learned_from_and_encoded_in_time():
     run = "".join(chr(97 + number * number % 26) for number in range(200_000))
-    made = vocabulary.train(settings(), [run, " " * 200_000, *TEXTS])
+    made = train(settings(), [run, " " * 200_000, *TEXTS])
     assert made.decode(made.encode(run)) == run
 
 
 def test_a_run_too_long_for_the_pattern_is_an_error_that_shows_the_text():
-    made = vocabulary.train(settings(pattern=r"\S+|\s+(?!\S)|\s+"), TEXTS)
+    made = train(settings(pattern=r"\S+|\s+(?!\S)|\s+"), TEXTS)
     with pytest.raises(UserError, match=r"tokenizer\.pattern: it cannot cut the text that begins with 'start {10}"):
         made.encode("start" + " " * 2_000_000)
 
 
 def test_no_token_crosses_the_pieces_of_the_pattern():
-    made = vocabulary.train(settings(vocab_size=267), ["the cat the cat the cat 1234567"] * 9)
+    made = train(settings(vocab_size=267), ["the cat the cat the cat 1234567"] * 9)
     assert not any(b" " in token[1:] for token in made.ranks)
     assert max(len(token) for token in made.ranks if token.isdigit()) == 3
 
@@ -221,9 +227,9 @@ def test_the_exported_tokenizer_agrees_id_for_id(trained, text):
 
 
 def test_both_libraries_agree_id_for_id_on_the_whole_standard_library(stdlib):
-    made = vocabulary.train(settings(vocab_size=2048), stdlib)
+    made = train(settings(vocab_size=2048), stdlib)
     theirs = hugging_face(made)
-    ours = made.encode_documents(stdlib, 2)
+    ours = made.encode_batch(stdlib)
     for start in range(0, len(stdlib), 50):
         for mine, other in zip(ours[start:], theirs.encode_batch_fast(stdlib[start : start + 50]), strict=False):
             assert mine.tolist() == other.ids
@@ -236,12 +242,12 @@ def test_the_exported_tokenizer_knows_the_end_of_text(trained):
     assert theirs.get_vocab_size() == trained.vocab_size
     theirs.encode_special_tokens = False  # the default of the library: its users write it out
     assert theirs.encode(END_OF_TEXT).ids == [trained.end_of_text]
-    plain = vocabulary.train(settings("byte", end_of_text=False), TEXTS)
-    assert "eos_token" not in tokenizer_export.hugging_face_files(plain)["tokenizer_config.json"]
+    plain = train(settings("byte", end_of_text=False), TEXTS)
+    assert b"eos_token" not in tokenizer_export.hugging_face_files(plain)["tokenizer_config.json"]
 
 
 def test_every_character_is_cut_alike():
-    made = vocabulary.train(settings(), TEXTS)
+    made = train(settings(), TEXTS)
     theirs = hugging_face(made)
     for text in every_character():
         assert theirs.encode_batch_fast([text])[0].ids == made.encode(text), text
@@ -261,7 +267,7 @@ def test_gpt2_makes_of_tiny_shakespeare_as_many_tokens_as_for_nanogpt(gpt2, gpt2
     text = shakespeare.read_text(encoding="utf-8")
     parts = text[:1_003_854], text[1_003_854:]
     assert [len(gpt2.encode(part)) for part in parts] == [301_966, 36_059]
-    read = vocabulary.definition("gpt2", lambda *_: tokenizer.read_ranks(gpt2_file))
+    read = encodings.definition("gpt2", lambda *_: parse_ranks(gpt2_file.read_bytes()))
     assert tiktoken.Encoding(**read).encode_ordinary(text) == gpt2.encode(text)
     assert (gpt2.vocab_size, gpt2.end_of_text, gpt2.special_tokens) == (50257, 50256, {END_OF_TEXT: 50256})
     assert gpt2.encode("hello world") == [31373, 995]
@@ -283,9 +289,10 @@ BEFORE_CJK = 0x3400  # all alphabets with cases, marks, signs and spaces
 @pytest.fixture(scope="module", params=ENCODINGS)
 def small(request) -> tuple[str, Tokenizer]:
     """Returns an encoding's name, and it with its pattern and special tokens but few ranks."""
-    few = vocabulary.train(settings(), [*TEXTS, *ADVERSARIAL]).ranks
-    found = vocabulary.definition(request.param, lambda *_: few)
-    return request.param, Tokenizer("tiktoken", found["pat_str"], few, found["special_tokens"])
+    few = train(settings(), [*TEXTS, *ADVERSARIAL]).ranks
+    found = encodings.definition(request.param, lambda *_: few)
+    special = found["special_tokens"]
+    return request.param, Ranks("tiktoken", found["pat_str"], few, special, None, special[END_OF_TEXT])
 
 
 def test_special_tokens_keep_their_ids_and_no_text_becomes_one(small):
@@ -349,7 +356,10 @@ def test_a_tokenizer_is_read_back_as_it_was_saved(trained, tmp_path):
     metadata = json.loads((tmp_path / "metadata.json").read_text())
     assert metadata == {
         "kind": trained.kind,
+        "file": "tokenizer.tiktoken",
         "pattern": trained.pattern,
+        "begin_of_text": None,
+        "end_of_text": trained.vocab_size - 1,
         "special_tokens": {END_OF_TEXT: trained.vocab_size - 1},
         "vocab_size": trained.vocab_size,
         "digest": trained.digest,
@@ -366,10 +376,10 @@ def test_tiktoken_reads_the_file_itself(trained, tmp_path, monkeypatch):
 
 def test_the_digest_covers_ranks_pattern_and_special_tokens():
     made = [
-        vocabulary.train(settings(), TEXTS),
-        vocabulary.train(settings(vocab_size=299), TEXTS),
-        vocabulary.train(settings(vocab_size=299, end_of_text=False), TEXTS),
-        vocabulary.train(settings(pattern=rf"{PATTERN}|z"), TEXTS),
+        train(settings(), TEXTS),
+        train(settings(vocab_size=299), TEXTS),
+        train(settings(vocab_size=299, end_of_text=False), TEXTS),
+        train(settings(pattern=rf"{PATTERN}|z"), TEXTS),
     ]
     assert len({one.digest for one in made}) == 4
 
@@ -377,7 +387,7 @@ def test_the_digest_covers_ranks_pattern_and_special_tokens():
 def test_a_damaged_or_missing_file_is_an_error(tmp_path):
     with pytest.raises(UserError, match=r"metadata\.json is missing; run train_tokenizer"):
         tokenizer.load(tmp_path)
-    vocabulary.train(settings(), TEXTS).save(tmp_path)
+    train(settings(), TEXTS).save(tmp_path)
     path = tmp_path / "tokenizer.tiktoken"
     whole = path.read_bytes()
     for broken in (whole[:-1][: whole.rindex(b"\n", 0, -1) + 1], whole.replace(b"IQ==", b"Ig=="), b"!" + whole, b""):
@@ -392,7 +402,8 @@ def test_a_damaged_or_missing_file_is_an_error(tmp_path):
 
 
 def test_the_digest_is_the_one_that_is_written_down(tmp_path):
-    made = vocabulary.train(settings("byte"), TEXTS)
+    made = train(settings("byte"), TEXTS)
     made.save(tmp_path)
-    rest = b'["(?s).",{"<|endoftext|>":256}]'
+    rest = b'{"begin_of_text":null,"end_of_text":256,"file":"tokenizer.tiktoken","kind":"byte","pattern":"(?s).",'
+    rest += b'"special_tokens":{"<|endoftext|>":256},"vocab_size":257}'
     assert made.digest == hashlib.sha256((tmp_path / "tokenizer.tiktoken").read_bytes() + rest).hexdigest()

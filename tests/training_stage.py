@@ -27,7 +27,8 @@ def data(tmp_path_factory):
 def write_shards(folder, seed=0, tokenizer="abc"):
     """Writes two token shards and returns their folder."""
     for number in range(2):
-        facts = {"shard": number, "num_shards": 2, "vocab_size": 64, "end_of_text": 63, "tokenizer": tokenizer}
+        facts = {"shard": number, "num_shards": 2, "vocab_size": 64, "tokenizer": tokenizer}
+        facts |= {"begin_of_text": None, "end_of_text": 63}
         for part, count in (("train", 3000), ("valid", 300)):
             ids = np.random.default_rng(number + seed).integers(0, 64, count)
             with shards.Writer(folder / f"{part}-{number:05d}.bin", 64) as writer:

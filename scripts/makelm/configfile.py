@@ -8,10 +8,10 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from makelm.config import CORPORA, WEIGHTS, Config, corpus_source, did_you_mean
+from makelm.config import CORPORA, LEARNED, TOKENIZERS, WEIGHTS, Config, did_you_mean
 from makelm.errors import UserError
 
-SOURCES = {"corpus": CORPORA, "weights": WEIGHTS}  # sections whose entries have other keys for each source
+SOURCES = {"corpus": CORPORA, "weights": WEIGHTS, "tokenizer": TOKENIZERS}  # whose entries have other keys for each
 
 
 def load(raw: dict) -> Config:
@@ -141,8 +141,9 @@ def problem_line(problem: dict) -> str:
     if problem["type"] == "missing":
         return f"{key} is missing"
     if no_source:
-        source = corpus_source(problem["input"])
-        return f"{key}.source must be one of {', '.join(sources)}, got {source!r}{did_you_mean(str(source), sources)}"
+        tag = "kind" if path[0] == "tokenizer" else "source"
+        given = problem["input"].get(tag) if isinstance(problem["input"], dict) else problem["input"]
+        return f"{key}.{tag} must be one of {', '.join(sources)}, got {given!r}{did_you_mean(str(given), sources)}"
     message = problem["msg"][0].lower() + problem["msg"][1:]
     own = problem["type"] == "unknown" or isinstance(problem["input"], dict | BaseModel)
     return f"{key}: {message}" if own else f"{key}: {message}, got {problem['input']!r}"
@@ -151,7 +152,7 @@ def problem_line(problem: dict) -> str:
 def check_names(config: Config) -> None:
     """Raises UserError where an entry names another that does not exist, or one that does not go with it."""
     for name, tokenizer in config.tokenizer.items():
-        if tokenizer.corpus:
+        if isinstance(tokenizer, LEARNED):
             known(f"tokenizer.{name}.corpus", "corpus", tokenizer.corpus, config.corpus)
             if config.corpus[tokenizer.corpus].source == "tokens":
                 raise UserError(
@@ -167,7 +168,7 @@ def check_names(config: Config) -> None:
             if not config.tokenizer[run.tokenizer].end_of_text:
                 raise UserError(
                     f"config: run.{name}.{key} needs the token that parts documents;"
-                    f" set tokenizer.{run.tokenizer}.end_of_text: true"
+                    f" set tokenizer.{run.tokenizer}.end_of_text"
                 )
     for name in config.run:
         check_start(config, name)

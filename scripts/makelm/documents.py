@@ -1,6 +1,7 @@
 """Document shards: compressed files of documents, one JSON line each. docs/formats.md is the specification."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -11,7 +12,12 @@ import zstandard
 from makelm.errors import UserError
 
 LEVEL = 6  # of 22: 100 MB/s and within 8% of the slow levels on source text
-CHUNK = 1 << 20  # bytes read at a time
+CHUNK = 1 << 12  # bytes read at a time; of the most repetitive text that is 128 MB
+PART = 1 << 20  # bytes of a line that are more than this come in parts
+HEAD = re.compile(rb'\{"id":"(?:[^"\\]|\\.)*","text":"')
+TAIL = b'"}'
+# before these a line can be cut: they are in no escape of JSON's and within no character
+BETWEEN = re.compile(rb"[ !#-.:-@G-Z\[\]^_`g-mo-qsv-~\xc2-\xf4]")
 PARTS = ("train", "valid")
 
 
@@ -49,32 +55,90 @@ class Writer:
         self.file.close()
 
 
+class Part(NamedTuple):
+    """A part of a document's text; most documents are one."""
+
+    text: str
+    last: bool
+
+
 def read(path: Path) -> Iterator[Document]:
     """Yields the documents of one shard. Raises UserError where the file is not whole."""
-    for line in lines(path):
+    pieces: list[bytes] = []
+    for piece, last in pieces_of_lines(path):
+        pieces.append(piece)
+        if not last:
+            continue
         try:
-            fields = json.loads(line)
+            fields = json.loads(b"".join(pieces))
+            pieces = []
             yield Document(fields["id"], fields["text"])
         except (ValueError, KeyError, TypeError):
             raise damaged(path) from None
 
 
-def lines(path: Path) -> Iterator[bytes]:
-    """Yields the lines of a file of one zstd frame, which must end where the file ends."""
+def read_parts(path: Path) -> Iterator[Part]:
+    """Yields the texts of one shard, the long ones in parts of about PART bytes.
+
+    So a text of any length takes no more memory than its parts. Raises UserError where the file is not whole.
+    """
+    held, begun = bytearray(), False
+    for piece, last in pieces_of_lines(path):
+        held += piece
+        try:
+            if last:
+                yield Part(string(ended(held)) if begun else json.loads(held)["text"], True)
+                held, begun = bytearray(), False
+            elif len(held) > PART:
+                if not begun:
+                    del held[: HEAD.match(held).end()]
+                    begun = True
+                if cut := next(BETWEEN.finditer(held, len(held) // 2), None):
+                    yield Part(string(held[: cut.start()]), False)
+                    del held[: cut.start()]
+        except (ValueError, KeyError, TypeError, AttributeError):  # of JSON; of what is no object; of no HEAD
+            raise damaged(path) from None
+
+
+def string(inner: bytes | bytearray) -> str:
+    """Returns the text that JSON spells so between quotes. Raises ValueError where it is none."""
+    return json.loads(b'"%s"' % inner)
+
+
+def ended(held: bytes | bytearray) -> bytes | bytearray:
+    """Returns the end of a document's text without that of its line. Raises ValueError where it has none."""
+    if not held.endswith(TAIL):
+        raise ValueError("no end")
+    return held[: -len(TAIL)]
+
+
+def pieces_of_lines(path: Path) -> Iterator[tuple[bytes, bool]]:
+    """Yields the pieces of the lines of a file of one zstd frame, and whether one ends its line.
+
+    The frame must end where the file ends, and a line where the frame does.
+    """
     frame = zstandard.ZstdDecompressor().decompressobj()
-    pieces: list[bytes] = []  # of a line that has not ended yet; it may be far longer than a chunk
+    whole = True
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):
             try:
-                first, *others = frame.decompress(chunk).split(b"\n")
+                *ends, rest = frame.decompress(chunk).split(b"\n")
             except zstandard.ZstdError:
                 raise damaged(path) from None
-            pieces.append(first)
-            for start in others:
-                yield b"".join(pieces)
-                pieces = [start]
-    if not frame.eof or frame.unused_data or any(pieces):
+            for end in ends:
+                yield from slices(end, True)
+                whole = True
+            if rest:
+                yield from slices(rest, False)
+                whole = False
+    if not frame.eof or frame.unused_data or not whole:
         raise damaged(path)
+
+
+def slices(piece: bytes, last: bool) -> Iterator[tuple[bytes, bool]]:
+    """Yields a piece of a line in slices of at most PART bytes; `last` says whether it ends the line."""
+    for start in range(0, max(len(piece), 1), PART):
+        yield piece[start : start + PART], last and start + PART >= len(piece)
 
 
 def damaged(path: Path) -> UserError:

@@ -30,6 +30,7 @@ def score(
     skeleton: Skeleton,
     parameters: Parameters,
     shards: Sequence[np.ndarray],
+    begin_of_text: int | None,
     end_of_text: int | None,
     window: int,
     stride: int,
@@ -38,7 +39,7 @@ def score(
 
     Windows of `window` tokens move on by `stride`: a token is scored with at least window - stride tokens
     before it, as far as its shard has them. With an end-of-text token each shard's first token is scored
-    after one; without, it has no context and is left out.
+    after one; without, it has no context and is left out. One of the two tokens tells documents apart.
     """
 
     @jax.jit
@@ -57,13 +58,20 @@ def score(
             losses_BT = np.asarray(losses_of(parameters, inputs_BT, targets_BT), np.float64)
             for row, (start, skip, count) in enumerate(places):
                 scored[start + skip : start + count] = losses_BT[row, skip:count]
-        ends = tokens[1:] == end_of_text if end_of_text is not None else np.zeros(len(scored), bool)
-        # the end of a document belongs to it
-        documents = first + np.concatenate([[0], np.cumsum(ends)[:-1]])
+        documents = first + numbers(tokens[1:], begin_of_text, end_of_text)
         first = documents[-1] + 1
         all_losses.append(scored)
         all_documents.append(documents)
     return Score(np.concatenate(all_losses), np.concatenate(all_documents))
+
+
+def numbers(tokens: np.ndarray, begin_of_text: int | None, end_of_text: int | None) -> np.ndarray:
+    """Returns the number of the document that each token belongs to, from 0; all are one where no token parts them."""
+    if end_of_text is not None:  # the end of a document belongs to it
+        return np.concatenate([[0], np.cumsum(tokens == end_of_text)[:-1]])
+    if begin_of_text is not None:
+        return np.cumsum(tokens == begin_of_text)
+    return np.zeros(len(tokens), np.int64)
 
 
 def batches(tokens: np.ndarray, window: int, stride: int) -> Iterator[tuple[np.ndarray, np.ndarray, list]]:

@@ -20,8 +20,8 @@ def tensors(weights: Weights) -> list[Planned]:
     return [Planned(each.name, each.shape(sized), partial(each.join, weights.parameters, sized)) for each in listed]
 
 
-def model_config(weights: Weights, dtype: str) -> dict[str, Any]:
-    """Returns config.json."""
+def model_config(weights: Weights, dtype: str, first: int | None) -> dict[str, Any]:
+    """Returns config.json; `first` is the id that a document begins after, or with."""
     model, chosen = weights.model, layout(weights.model)
     known = flat(model.model_dump()) | {"activation": chosen.activations[model.activation]}
     return {
@@ -31,7 +31,7 @@ def model_config(weights: Weights, dtype: str) -> dict[str, Any]:
         **{theirs: known[ours] for ours, theirs in chosen.keys.items()},
         **chosen.fixed,
         **positions(chosen, model),
-        "bos_token_id": weights.end_of_text,  # a document begins after the end of another
+        "bos_token_id": first,
         "eos_token_id": weights.end_of_text,
         "dtype": dtype,
     }
@@ -47,6 +47,6 @@ def positions(chosen: Layout, model: config.Model) -> dict[str, Any]:
     return turned | dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), model.dropout)
 
 
-def generation_config(weights: Weights) -> dict[str, Any]:
-    """Returns generation_config.json."""
-    return {"bos_token_id": weights.end_of_text, "eos_token_id": weights.end_of_text, "do_sample": True}
+def generation_config(weights: Weights, first: int | None) -> dict[str, Any]:
+    """Returns generation_config.json; `first` is the id that a document begins after, or with."""
+    return {"bos_token_id": first, "eos_token_id": weights.end_of_text, "do_sample": True}

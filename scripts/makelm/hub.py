@@ -1,9 +1,25 @@
-"""What goes wrong with the Hugging Face hub, in one line each."""
+"""The Hugging Face hub: one file of it, and what its client raises in one line."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from makelm.errors import UserError, first_line
+
+
+def fetch(section: str, repository: str, revision: str | None, name: str) -> tuple[Path, str]:
+    """Returns where a file of a model stands in the hub's cache (HF_HOME), downloaded if need be, and its commit.
+
+    Raises UserError that names the configuration's section where it cannot be had.
+    """
+    # half a second; only who needs the hub waits for it
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.utils import disable_progress_bars
+
+    disable_progress_bars()
+    with explained(section, repository, revision, repository, f"has no {name}"):
+        path = Path(hf_hub_download(repository, name, revision=revision))
+    return path, path.parent.name  # the cache has a folder for each commit
 
 
 @contextmanager

@@ -40,8 +40,8 @@ def reader(path: Path) -> tuple[str, Callable[[Path], dict]]:
             return "checkpoints", checkpoints
         if (path / pretrained.CONFIG).exists():
             return "model in the layout of Hugging Face", model_folder
-        return ("tokenizer", tokenizer_folder) if (path / tokenizer.RANKS).exists() else ("folder", folder)
-    if path.name == tokenizer.RANKS:
+        return ("tokenizer", tokenizer_folder) if (path / tokenizer.METADATA).exists() else ("folder", folder)
+    if path.name in tokenizer.FILES and (path.parent / tokenizer.METADATA).exists():
         return "tokenizer", lambda path: tokenizer_folder(path.parent)
     endings = {".bin": ("token shard", token_shard), ".safetensors": ("weights", weights)}
     endings |= {".jsonl.zst": ("document shard", document_shard), ".jsonl": ("lines of JSON", json_lines)}
@@ -107,10 +107,7 @@ def tokenizer_folder(path: Path) -> dict:
     tokens = known.tokens
     longest = sorted(range(len(tokens)), key=lambda number: -len(tokens[number]))[:FIRST_DOCUMENTS]
     return {
-        "kind": known.kind,
-        "vocab_size": known.vocab_size,
-        "special_tokens": known.special_tokens,
-        "pattern": known.pattern,
+        **known.metadata,
         "digest": known.digest,
         "longest_tokens": [tokens[number].decode(errors="replace") for number in longest],
     }

@@ -89,8 +89,12 @@ class Bar:
         share = (self.done - self.first) / max(self.total - self.first, 1)
         spent = time.monotonic() - self.start
         left = f", {clock(spent / share - spent)} left" if 0 < share <= 1 else ""
-        whole = f"/{self.total:,}" if self.total else ""
-        text = f"{self.done:,}{whole} {self.unit}{'  ' + note if note else ''}{left}"
+        if self.unit == "B":
+            rate = size((self.done - self.first) / max(spent, 1e-9))
+            text = f"{size(self.done)}{f' of {size(self.total)}' if self.total else ''}, {rate}/s"
+        else:
+            text = f"{self.done:,}{f'/{self.total:,}' if self.total else ''} {self.unit}"
+        text += f"{'  ' + note if note else ''}{left}"
         if self.interactive:
             self.progress.to_log(text)
         else:

@@ -33,8 +33,7 @@ def take_over(job: cli.Job, corpus: dict) -> None:
             link(path, job.staging / path.name)
     train = counts["train"]
     job.say(f"{train['tokens']:,} training tokens, {train['bytes'] / max(train['tokens'], 1):.2f} bytes each")
-    known = {"vocab_size": found.vocab_size, "end_of_text": found.end_of_text, "tokenizer": found.digest}
-    job.publish({"shard": number, "num_shards": facts["num_shards"], **known, **counts})
+    job.publish({"shard": number, "num_shards": facts["num_shards"], **found.facts(), **counts})
     for path in paths.values():
         relink(path, job.out, job.staging)
 

@@ -80,6 +80,10 @@ class Folder:
         return self.facts[0]["vocab_size"]
 
     @property
+    def begin_of_text(self) -> int | None:
+        return self.facts[0]["begin_of_text"]
+
+    @property
     def end_of_text(self) -> int | None:
         return self.facts[0]["end_of_text"]
 
@@ -174,7 +178,7 @@ def open_folder(folder: Path, read_input: Callable[[str, Path], dict]) -> Folder
     first = facts(0)
     every = [first, *(facts(number) for number in range(1, first["num_shards"]))]
     for number, other in enumerate(every):
-        for key in ("tokenizer", "vocab_size", "end_of_text", "num_shards"):
+        for key in ("tokenizer", "vocab_size", "begin_of_text", "end_of_text", "num_shards"):
             if other[key] != first[key]:
                 raise UserError(
                     f"{folder}: shard {number:05d} has {key} {other[key]}, but shard 00000 has {first[key]};"

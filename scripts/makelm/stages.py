@@ -7,6 +7,8 @@ comparison of several parameters ignores their names and misses two values that 
 import platform
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
+from typing import Annotated, Literal
 
 from pydantic import model_validator
 
@@ -58,7 +60,7 @@ class TrainTokenizer(Part):
 
 
 class EncodeShard(Part):
-    pass
+    encoder: Annotated[Literal["tiktoken", "gigatoken"] | None, config.EXECUTION]  # null: there is no choice
 
 
 class Training(Part):
@@ -152,6 +154,9 @@ def keys(stage: str, settings: Config, name: str, lock: str) -> tuple[dict, dict
         result["weights"] = config.split_keys(settings.weights[name])[0]
     elif stage == "train_tokenizer":
         result["tokenizer"], execution["tokenizer"] = config.split_keys(settings.tokenizer[name])
+    elif stage == "encode_shard":
+        tokenizer = settings.tokenizer[name]
+        execution["encoder"] = tokenizer.encoder if tokenizer.kind == "tiktoken" else None
     elif stage == "plan_run":
         result = planned_keys(settings.run[name])
         execution = {"train": settings.run[name].train.model_dump()}
@@ -283,10 +288,23 @@ def named_tokenizers(settings: Config) -> list[str]:
     return [tokenizer for tokenizer in used if not learning_corpora(settings, tokenizer)]
 
 
+def tokenizer_files(settings: Config) -> dict[str, list[str]]:
+    """Returns tokenizer -> the files it is made of. Raises UserError where one is missing that a run needs."""
+    found = {}
+    for name, entry in settings.tokenizer.items():
+        if entry.kind not in ("huggingface", "sentencepiece") or entry.file is None:
+            continue
+        there = Path(entry.file).is_file()
+        if not there and name in named_tokenizers(settings):
+            raise UserError(f"config: tokenizer.{name}.file: no such file: {entry.file}")
+        found[name] = [entry.file] if there else []
+    return found
+
+
 def learning_corpora(settings: Config, tokenizer: str) -> list[str]:
     """Returns the corpus that a tokenizer is learned from, if it is learned."""
-    corpus = settings.tokenizer[tokenizer].corpus
-    return [corpus] if corpus else []
+    found = settings.tokenizer[tokenizer]
+    return [found.corpus] if isinstance(found, config.LEARNED) else []
 
 
 def used_weights(settings: Config) -> list[str]:

@@ -1,175 +1,153 @@
-"""Tokenizers: text <-> token ids, by tiktoken, and the two files they are kept in (see docs/formats.md)."""
+"""Tokenizers: text <-> token ids. What every kind can do, and the two files that one is kept in (docs/formats.md).
 
-import base64
-import binascii
+The kinds are tokenizer_ranks.py (bpe, byte, char, tiktoken), tokenizer_hugging_face.py and tokenizer_sentencepiece.py.
+"""
+
 import hashlib
 import json
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
-import tiktoken
 
 from makelm.errors import UserError
 
-END_OF_TEXT = "<|endoftext|>"
-RANKS, METADATA = "tokenizer.tiktoken", "metadata.json"
+END_OF_TEXT, BEGIN_OF_TEXT = "<|endoftext|>", "<|beginoftext|>"
+METADATA = "metadata.json"
+FILES = ("tokenizer.tiktoken", "tokenizer.json", "tokenizer.model")  # a vocabulary, in the format of its kind
 
 
-@dataclass(frozen=True)
-class Tokenizer:
-    """A vocabulary and the pattern that cuts a text into the pieces no token crosses."""
+class Tokenizer(ABC):
+    """A vocabulary, how a text is cut into its tokens, and which of them stand around a document."""
 
-    kind: str  # bpe, byte, char or tiktoken
-    pattern: str
-    ranks: dict[bytes, int]  # the bytes of each token -> its id, which is also its priority in merging
-    special_tokens: dict[str, int]  # what no text becomes: <|endoftext|>, and what else a named encoding has
-
-    @cached_property
-    def vocab_size(self) -> int:
-        """Returns one more than the largest id; a named encoding may leave some below it unused."""
-        return max([*self.ranks.values(), *self.special_tokens.values()]) + 1
+    FILE: ClassVar[str]  # one of FILES
+    kind: str
+    special_tokens: dict[str, int]  # what no text becomes
+    begin_of_text: int | None  # the id that stands before each document, where there is one
+    end_of_text: int | None  # the id that stands after each document, where there is one
 
     @property
-    def end_of_text(self) -> int | None:
-        """Returns the id of the token that stands after each document, where there is one."""
-        return self.special_tokens.get(END_OF_TEXT)
+    @abstractmethod
+    def vocab_size(self) -> int:
+        """Returns one more than the largest id; some below it may be unused."""
 
-    @cached_property
-    def digest(self) -> str:
-        """Returns the sha256 of all that decides which ids a text becomes."""
-        total = hashlib.sha256(rank_lines(self.ranks))
-        rest = json.dumps(
-            [self.pattern, self.special_tokens], separators=(",", ":"), ensure_ascii=False, sort_keys=True
-        )
-        total.update(rest.encode())
-        return total.hexdigest()
+    @property
+    @abstractmethod
+    def content(self) -> bytes:
+        """Returns the vocabulary as its file has it."""
 
-    @cached_property
-    def encoding(self) -> tiktoken.Encoding:
-        try:
-            return tiktoken.Encoding(
-                self.kind, pat_str=self.pattern, mergeable_ranks=self.ranks, special_tokens=self.special_tokens
-            )
-        except ValueError as error:
-            raise UserError(f"tokenizer.pattern: {' '.join(str(error).split())}") from None
+    @property
+    @abstractmethod
+    def tokens(self) -> Sequence[bytes]:
+        """Returns the bytes that each token stands for, by id, which need not be whole characters.
 
-    @cached_property
-    def tokens(self) -> list[bytes]:
-        """Returns the bytes of each token, by id; special tokens and unused ids stand for no text and have none."""
-        tokens = [b""] * self.vocab_size
-        for token, rank in self.ranks.items():
-            tokens[rank] = token
-        return tokens
+        Special tokens and unused ids stand for no text and have none.
+        """
 
-    @cached_property
-    def lengths(self) -> np.ndarray:
-        """Returns the number of bytes of each token, by id."""
-        return np.array([len(token) for token in self.tokens], dtype=np.int64)
+    @abstractmethod
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Returns the ids of each text as an array of uint32. Several threads may call this at a time.
 
-    @cached_property
-    def characters(self) -> frozenset[str]:
-        """Returns the characters that a tokenizer of the kind char knows."""
-        return frozenset(token.decode() for token in self.ranks)
+        Nothing in a text becomes a special token. Raises UserError where there is no way.
+        """
 
-    def token_bytes(self, token: int) -> bytes:
-        """Returns the bytes that a token stands for, which need not be whole characters."""
-        return self.tokens[token]
+    @property
+    def settings(self) -> dict:
+        """Returns what metadata.json has of this kind only."""
+        return {}
+
+    @property
+    def border(self) -> re.Pattern[str] | None:
+        """Returns what matches before a place where a long text can be cut, see borders.py; None: nowhere for sure."""
+        return None
+
+    def facts(self) -> dict[str, int | str | None]:
+        """Returns what the manifest of token ids says of their tokenizer."""
+        return {
+            "vocab_size": self.vocab_size,
+            "begin_of_text": self.begin_of_text,
+            "end_of_text": self.end_of_text,
+            "tokenizer": self.digest,
+        }
 
     def encode(self, text: str) -> list[int]:
         """Returns a text's ids. Nothing in a text becomes a special token. Raises UserError where there is no way."""
-        return self.encode_array(text).tolist()
-
-    def encode_array(self, text: str) -> np.ndarray:
-        """Returns a text's ids as an array of uint32."""
-        where = f"the text that begins with {text[:40]!r}"
-        if self.kind == "char" and (unknown := set(text) - self.characters):
-            first = min(unknown, key=text.index)
-            raise UserError(
-                f"the tokenizer has no character {first!r} (U+{ord(first):04X}), which is in {where}:"
-                " its training documents have none; use kind: byte or bpe"
-            )
         try:
-            ids = self.encoding.encode_to_numpy(text, disallowed_special=())
-        except ValueError as error:  # a run of half a million spaces is too deep for a pattern that looks ahead
-            raise UserError(f"tokenizer.pattern: it cannot cut {where}: {error}; break up its long runs") from None
-        if self.lengths[ids].sum() != len(text.encode()):  # tiktoken leaves out what the pattern does not match
-            raise UserError(f"tokenizer.pattern: it does not match all of {where}; end it in '|[\\s\\S]'")
-        return ids
-
-    def encode_documents(self, texts: Iterable[str], cores: int) -> list[np.ndarray]:
-        """Returns the ids of each text."""
-        if cores == 1:
-            return [self.encode_array(text) for text in texts]
-        with ThreadPoolExecutor(cores) as pool:  # tiktoken works without the interpreter's lock
-            return list(pool.map(self.encode_array, texts))
+            return self.encode_batch([text])[0].tolist()
+        except UnicodeEncodeError as error:
+            raise UserError(f"character {error.start} of {text[:40]!r} is half of a surrogate pair") from None
 
     def decode(self, ids: Iterable[int]) -> str:
         """Returns the text of ids; bytes that are no UTF-8 become U+FFFD, special tokens become nothing."""
         return b"".join(self.tokens[token] for token in ids).decode(errors="replace")
 
+    def token_bytes(self, token: int) -> bytes:
+        """Returns the bytes that a token stands for, which need not be whole characters."""
+        return self.tokens[token]
+
+    @property
+    def first(self) -> int | None:
+        """Returns the id that stands before a text that begins a document, where there is one."""
+        return self.end_of_text if self.begin_of_text is None else self.begin_of_text
+
+    @property
+    def metadata(self) -> dict:
+        """Returns what metadata.json has but the digest."""
+        return {
+            "kind": self.kind,
+            "file": self.FILE,
+            **self.settings,
+            "special_tokens": self.special_tokens,
+            "begin_of_text": self.begin_of_text,
+            "end_of_text": self.end_of_text,
+            "vocab_size": self.vocab_size,
+        }
+
+    @cached_property
+    def digest(self) -> str:
+        """Returns the sha256 of all that decides which ids a document becomes."""
+        rest = json.dumps(self.metadata, separators=(",", ":"), ensure_ascii=False, sort_keys=True)
+        return hashlib.sha256(self.content + rest.encode()).hexdigest()
+
     def save(self, folder: Path) -> None:
         """Writes the two files of a tokenizer."""
-        metadata = {
-            "kind": self.kind,
-            "pattern": self.pattern,
-            "special_tokens": self.special_tokens,
-            "vocab_size": self.vocab_size,
-            "digest": self.digest,
-        }
-        (folder / RANKS).write_bytes(rank_lines(self.ranks))
-        text = json.dumps(metadata, indent=1, ensure_ascii=False)
+        (folder / self.FILE).write_bytes(self.content)
+        text = json.dumps(self.metadata | {"digest": self.digest}, indent=1, ensure_ascii=False)
         (folder / METADATA).write_text(f"{text}\n", encoding="utf-8")
-
-
-def rank_lines(ranks: dict[bytes, int]) -> bytes:
-    """Returns ranks in tiktoken's format: a line of base64 and a number for each token."""
-    pairs = sorted(ranks.items(), key=lambda pair: pair[1])
-    return b"".join(b"%s %d\n" % (base64.b64encode(token), rank) for token, rank in pairs)
-
-
-def read_ranks(path: Path) -> dict[bytes, int]:
-    """Returns the ranks in a file. tiktoken's own reader keeps a copy of what it once read under this path."""
-    return parse_ranks(path.read_bytes())
-
-
-def parse_ranks(lines: bytes) -> dict[bytes, int]:
-    """Returns ranks of their lines. Raises ValueError where they are not that."""
-    pairs = [line.split() for line in lines.splitlines()]
-    ranks = {base64.b64decode(token, validate=True): int(rank) for token, rank in pairs}
-    if not len(ranks) == len(set(ranks.values())) == len(pairs):
-        raise ValueError("a token or a rank stands there twice")
-    return ranks
 
 
 def load(folder: Path) -> Tokenizer:
     """Reads the tokenizer in a folder. Raises UserError where it is missing, damaged or not what its digest says."""
     try:
         metadata = json.loads((folder / METADATA).read_bytes())
-        found = Tokenizer(
-            metadata["kind"],
-            metadata["pattern"],
-            read_ranks(folder / RANKS),
-            metadata["special_tokens"],
-        )
-        whole = found.digest == metadata["digest"] and found.vocab_size == metadata["vocab_size"]
+        content = (folder / metadata["file"]).read_bytes() if metadata["file"] in FILES else b""
+        found = rebuild(metadata, content)
+        whole = found.digest == metadata["digest"]
     except FileNotFoundError as error:
         raise UserError(f"{error.filename} is missing; run train_tokenizer") from None
-    except (ValueError, KeyError, TypeError, AttributeError, binascii.Error):
+    except (ValueError, KeyError, TypeError, AttributeError, UserError):
         whole = False
     if not whole:
         raise UserError(f"{folder} holds a damaged tokenizer; remove it and run train_tokenizer again")
     return found
 
 
-def byte_level_signs() -> list[str]:
-    """Returns the sign that GPT-2's byte level writes for each byte.
+def rebuild(metadata: dict, content: bytes) -> Tokenizer:
+    """Returns the tokenizer of two files. Raises ValueError, KeyError, TypeError or UserError where they are none."""
+    kept = metadata["special_tokens"], metadata["begin_of_text"], metadata["end_of_text"]
+    # each kind brings a library of its own
+    if metadata["kind"] == "huggingface":
+        from makelm.tokenizer_hugging_face import HuggingFace
 
-    Bytes that Latin-1 prints stand for themselves; the rest are the code points from 256 on.
-    """
-    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    others = iter(range(256, 512))
-    return [chr(value) if value in printable else chr(next(others)) for value in range(256)]
+        return HuggingFace(content, *kept)
+    if metadata["kind"] == "sentencepiece":
+        from makelm.tokenizer_sentencepiece import SentencePiece
+
+        return SentencePiece(content, *kept)
+    from makelm.tokenizer_ranks import Ranks, parse_ranks
+
+    return Ranks(metadata["kind"], metadata["pattern"], parse_ranks(content), *kept)

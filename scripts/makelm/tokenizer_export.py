@@ -1,16 +1,44 @@
 """A tokenizer as Hugging Face's libraries read it: the same ids from tokenizer.json as from tiktoken."""
 
+import json
 import re
 
-from makelm.tokenizer import END_OF_TEXT, Tokenizer, byte_level_signs
+from makelm.tokenizer import Tokenizer
+from makelm.tokenizer_ranks import Ranks, byte_level_signs
 
 # what {1,3}+ stands behind: a class of characters, an escape or a character
 POSSESSIVE = re.compile(r"(\\[pP]\{\w+\}|\[(?:\\.|[^\]\\])+\]|\\.|[^\\\])])(\{\d+,\d*\})\+")
 ANY_CHARACTER = r"[\s\S]"  # tiktoken's (?s). : in Oniguruma, which `tokenizers` uses, (?s) means something else
 
 
-def hugging_face_files(tokenizer: Tokenizer) -> dict[str, dict]:
-    """Returns file name -> content of tokenizer.json and tokenizer_config.json."""
+def hugging_face_files(tokenizer: Tokenizer) -> dict[str, bytes]:
+    """Returns file name -> content: tokenizer.json and tokenizer_config.json; of SentencePiece, its own model file."""
+    if tokenizer.kind == "sentencepiece":  # transformers would make another tokenizer of it, not always with these ids
+        return {tokenizer.FILE: tokenizer.content}
+    exists = tokenizer.kind == "huggingface"
+    return {
+        "tokenizer.json": tokenizer.content if exists else written(tokenizer_json(tokenizer)),
+        "tokenizer_config.json": written(tokenizer_config(tokenizer)),
+    }
+
+
+def written(content: dict) -> bytes:
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def tokenizer_config(tokenizer: Tokenizer) -> dict:
+    """Returns tokenizer_config.json: which of the special tokens stand around a document."""
+    names = {number: content for content, number in tokenizer.special_tokens.items()}
+    ends = {"bos_token": tokenizer.first, "eos_token": tokenizer.end_of_text}
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": False,
+        **{key: names[number] for key, number in ends.items() if number is not None},
+    }
+
+
+def tokenizer_json(tokenizer: Ranks) -> dict:
+    """Returns tokenizer.json."""
     signs = byte_level_signs()
     plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     special = [
@@ -30,31 +58,39 @@ def hugging_face_files(tokenizer: Tokenizer) -> dict[str, dict]:
         "merges": [[spell(left, signs), spell(right, signs)] for left, right in merges(tokenizer.ranks)],
     }
     return {
-        "tokenizer.json": {
-            "version": "1.0",
-            "truncation": None,
-            "padding": None,
-            "added_tokens": special,
-            "normalizer": None,
-            "pre_tokenizer": pre_tokenizer(tokenizer),
-            "post_processor": None,
-            "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
-            "model": model,
-        },
-        "tokenizer_config.json": {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "clean_up_tokenization_spaces": False,
-            **({"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT} if special else {}),
-        },
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": special,
+        "normalizer": None,
+        "pre_tokenizer": pre_tokenizer(tokenizer),
+        "post_processor": post_processor(tokenizer),
+        "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
+        "model": model,
     }
 
 
-def reserved(tokenizer: Tokenizer) -> dict[str, int]:
+def post_processor(tokenizer: Ranks) -> dict | None:
+    """Returns what puts the token before a text that stands before each document, where there is one."""
+    if tokenizer.begin_of_text is None:
+        return None
+    number = tokenizer.begin_of_text
+    name = next(content for content, each in tokenizer.special_tokens.items() if each == number)
+    begin, text = {"SpecialToken": {"id": name, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}
+    return {
+        "type": "TemplateProcessing",
+        "single": [begin, text],
+        "pair": [begin, text, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {name: {"id": name, "ids": [number], "tokens": [name]}},
+    }
+
+
+def reserved(tokenizer: Ranks) -> dict[str, int]:
     """Returns the special tokens that must stand in the vocabulary too, since `tokenizers` would number them on."""
     return tokenizer.special_tokens if tokenizer.kind == "tiktoken" else {}
 
 
-def pre_tokenizer(tokenizer: Tokenizer) -> dict:
+def pre_tokenizer(tokenizer: Ranks) -> dict:
     """Returns how a text is cut into pieces, and their bytes spelt as signs."""
     # Oniguruma reads a{1,3}+ as (a{1,3})+
     pattern = POSSESSIVE.sub(r"(?>\1\2)", tokenizer.pattern)

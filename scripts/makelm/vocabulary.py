@@ -1,37 +1,42 @@
-"""How a tokenizer comes about: byte-pair encoding learned from text, the bytes or characters themselves, or by name."""
+"""How a tokenizer comes about: learned from text, or one that exists, by its name or its file."""
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
-from typing import Any
-from unittest import mock
 
 import tokenizers
 from tiktoken.load import read_file_cached
-from tiktoken_ext import openai_public
 from tokenizers import models, pre_tokenizers, trainers
 
-from makelm import config
+from makelm import config, encodings, hub, tokenizer_hugging_face
 from makelm.errors import UserError
-from makelm.tokenizer import END_OF_TEXT, Tokenizer, byte_level_signs, parse_ranks
+from makelm.tokenizer import BEGIN_OF_TEXT, END_OF_TEXT, Tokenizer
+from makelm.tokenizer_ranks import Ranks, byte_level_signs, parse_ranks
 
 ONE_CHARACTER = r"(?s)."
 # Learning takes time that grows with the square of a piece's length: a megabyte of base64 would take hours.
 LONGEST_PIECE = r"[\s\S]{1,1000}"
 
+Learned = config.BpeTokenizer | config.CharTokenizer
 
-def train(settings: config.Tokenizer, texts: Iterable[str]) -> Tokenizer:
+
+def train(settings: Learned, texts: Iterable[str]) -> Ranks:
     """Returns a tokenizer learned from texts. Equal texts give an equal tokenizer."""
     if settings.kind == "bpe":
-        ranks, pattern = bpe_ranks(settings, texts), settings.pattern
-    elif settings.kind == "byte":
-        ranks, pattern = {bytes([value]): value for value in range(256)}, ONE_CHARACTER
+        found = with_ends(settings, settings.pattern, bpe_ranks(settings, texts))
     else:
-        ranks, pattern = character_ranks(texts), ONE_CHARACTER
-    found = Tokenizer(settings.kind, pattern, ranks, {END_OF_TEXT: len(ranks)} if settings.end_of_text else {})
+        found = with_ends(settings, ONE_CHARACTER, character_ranks(texts))
     found.encode("")  # finds out now where tiktoken cannot read a pattern that Oniguruma can
     return found
+
+
+def with_ends(settings: Learned | config.ByteTokenizer, pattern: str, ranks: dict[bytes, int]) -> Ranks:
+    """Returns a tokenizer with the chosen tokens around documents, numbered after all others."""
+    chosen = {BEGIN_OF_TEXT: settings.begin_of_text, END_OF_TEXT: settings.end_of_text}
+    names = [name for name, wanted in chosen.items() if wanted]
+    special = {name: len(ranks) + place for place, name in enumerate(names)}
+    return Ranks(settings.kind, pattern, ranks, special, special.get(BEGIN_OF_TEXT), special.get(END_OF_TEXT))
 
 
 def character_ranks(texts: Iterable[str]) -> dict[bytes, int]:
@@ -40,9 +45,10 @@ def character_ranks(texts: Iterable[str]) -> dict[bytes, int]:
     return {character.encode(): number for number, character in enumerate(sorted(characters))}
 
 
-def bpe_ranks(settings: config.Tokenizer, texts: Iterable[str]) -> dict[bytes, int]:
+def bpe_ranks(settings: config.BpeTokenizer, texts: Iterable[str]) -> dict[bytes, int]:
     """Returns the bytes of each token of a byte-level BPE with its id, in the order they were learned."""
-    wanted = settings.vocab_size - settings.end_of_text
+    beside = settings.begin_of_text + settings.end_of_text
+    wanted = settings.vocab_size - beside
     model = tokenizers.Tokenizer(models.BPE())
     model.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -58,7 +64,7 @@ def bpe_ranks(settings: config.Tokenizer, texts: Iterable[str]) -> dict[bytes, i
     vocabulary = model.get_vocab()
     if len(vocabulary) < wanted:
         raise UserError(
-            f"tokenizer.vocab_size: the training documents support {len(vocabulary) + settings.end_of_text} tokens"
+            f"tokenizer.vocab_size: the training documents support {len(vocabulary) + beside} tokens"
             f" at most, not {settings.vocab_size}; lower it or train on more text"
         )
     byte_of = {sign: value for value, sign in enumerate(byte_level_signs())}
@@ -74,39 +80,54 @@ def regex(pattern: str) -> tokenizers.Regex:
         raise UserError(f"tokenizer.pattern: {error}") from None
 
 
-# ---- encodings that exist
+# ---- tokenizers that exist
 
 
-def named(settings: config.Tokenizer) -> Tokenizer:
+def existing(settings: config.Tokenizer) -> tuple[Tokenizer, str | None]:
+    """Returns a tokenizer that is not learned and, for one of the hub, the commit it is of.
+
+    Raises UserError where it cannot be had.
+    """
+    if settings.kind == "byte":
+        return with_ends(settings, ONE_CHARACTER, {bytes([value]): value for value in range(256)}), None
+    if settings.kind == "tiktoken":
+        return named(settings), None
+    ends = settings.begin_of_text, settings.end_of_text
+    if settings.kind == "sentencepiece":
+        from makelm import tokenizer_sentencepiece  # a library that no other kind needs
+
+        return tokenizer_sentencepiece.make(read(settings.file), *ends, settings.file), None
+    if settings.file:
+        return tokenizer_hugging_face.make(read(settings.file), *ends, settings.file), None
+    path, commit = hub.fetch("tokenizer", settings.repository, settings.revision, "tokenizer.json")
+    return tokenizer_hugging_face.make(path.read_bytes(), *ends, settings.repository), commit
+
+
+def read(file: str) -> bytes:
+    """Returns the content of tokenizer.file. Raises UserError where it cannot be read."""
+    try:
+        return Path(file).read_bytes()
+    except OSError as error:
+        raise UserError(f"tokenizer.file: cannot read {file}: {error.strerror}") from None
+
+
+def named(settings: config.TiktokenTokenizer) -> Ranks:
     """Returns one of tiktoken's encodings. Raises UserError where its ranks cannot be had."""
 
-    def read(address: str, sha256: str) -> bytes:
-        return read_file(Path(settings.file), sha256) if settings.file else fetch(address, sha256)
+    def load(address: str, sha256: str) -> dict[bytes, int]:
+        return parse_ranks(read_file(settings.file, sha256) if settings.file else fetch(address, sha256))
 
-    known = definition(settings.encoding, lambda address, sha256: parse_ranks(read(address, sha256)))
-    return Tokenizer(settings.kind, known["pat_str"], known["mergeable_ranks"], known["special_tokens"])
-
-
-def definition(encoding: str, read: Callable[[str, str], dict[bytes, int]]) -> dict[str, Any]:
-    """Returns what tiktoken says of an encoding, its ranks by `read`, which gets their address and sha256."""
-    name = "r50k_base" if encoding == "gpt2" else encoding  # the same tokens, in one file instead of two
-
-    def load(address: str, expected_hash: str) -> dict[bytes, int]:
-        return read(address, expected_hash)
-
-    # the patterns stand in functions that load the ranks first, each for itself
-    with mock.patch.object(openai_public, "load_tiktoken_bpe", load):
-        return openai_public.ENCODING_CONSTRUCTORS[name]()
+    known = encodings.definition(settings.encoding, load)
+    special = known["special_tokens"]
+    ends = (special[END_OF_TEXT] if chosen else None for chosen in (settings.begin_of_text, settings.end_of_text))
+    return Ranks(settings.kind, known["pat_str"], known["mergeable_ranks"], special, *ends)
 
 
-def read_file(path: Path, sha256: str) -> bytes:
+def read_file(file: str, sha256: str) -> bytes:
     """Returns the bytes of a ranks file. Raises UserError where it is not the one it should be."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"tokenizer.file: cannot read {path}: {error.strerror}") from None
+    data = read(file)
     if hashlib.sha256(data).hexdigest() != sha256:
-        raise UserError(f"tokenizer.file: {path} does not hold the ranks of tokenizer.encoding, sha256 {sha256}")
+        raise UserError(f"tokenizer.file: {file} does not hold the ranks of tokenizer.encoding, sha256 {sha256}")
     return data
 
 

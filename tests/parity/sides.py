@@ -16,15 +16,15 @@ def write_export(made: weights.Weights, tokens_BT: np.ndarray, folder: Path) -> 
     """Writes a model as stage export_model does, and what is to be computed with it."""
     folder.mkdir()
     tensor_file.write(folder / "model.safetensors", export.tensors(made), "float32", {"format": "pt"})
-    write_json(folder / "config.json", export.model_config(made, "float32"))
-    write_json(folder / "generation_config.json", export.generation_config(made))
+    write_json(folder / "config.json", export.model_config(made, "float32", made.end_of_text))
+    write_json(folder / "generation_config.json", export.generation_config(made, made.end_of_text))
     np.save(folder / "tokens.npy", tokens_BT)
 
 
 def write_tokenizer(encoding: tokenizer.Tokenizer, text: str, folder: Path) -> None:
     """Writes a tokenizer beside a model, and a text to be encoded."""
     for name, content in tokenizer_export.hugging_face_files(encoding).items():
-        write_json(folder / name, content)
+        (folder / name).write_bytes(content)
     (folder / "text.txt").write_text(text, encoding="utf-8")
 
 

@@ -53,8 +53,8 @@ def random_tokens(count: int) -> np.ndarray:
 @pytest.fixture(scope="module")
 def encoding():
     settings = {"kind": "bpe", "corpus": "any", "vocab_size": VOCAB, "pattern": r"\s+|\S+"}
-    settings |= {"encoding": None, "file": None, "end_of_text": True}
-    return vocabulary.train(config.Tokenizer(**settings), [TEXT])
+    settings |= {"begin_of_text": False, "end_of_text": True}
+    return vocabulary.train(config.BpeTokenizer(**settings), [TEXT])
 
 
 @pytest.fixture(scope="module")

@@ -112,7 +112,7 @@ def wrong_starts(found: dict[str, Row | None], guess: float) -> list[str]:
 def count(settings: config.Config, run: str) -> int:
     """Returns the number of parameters that plan_run gives; it is ended there, before it compiles the step."""
     name = settings.run[run].tokenizer
-    vocab_size = settings.tokenizer[name].vocab_size or VOCAB_SIZE[name]
+    vocab_size = VOCAB_SIZE.get(name) or settings.tokenizer[name].vocab_size
     keys = [json.dumps(part) for part in stages.keys("plan_run", settings, run, (ROOT / "uv.lock").read_text())]
     with tempfile.TemporaryDirectory() as out:
         command = [sys.executable, ROOT / "scripts/plan_run.py", "--config", keys[0], "--execution", keys[1]]

@@ -31,6 +31,7 @@ try:
     SETTINGS = makelm_configfile.load(RAW)
     SOURCES = makelm_files.source_files(SETTINGS)
     WEIGHTS = makelm_pretrained.source_files(SETTINGS)
+    TOKENIZERS = makelm_stages.tokenizer_files(SETTINGS)
     makelm_cluster.check(SETTINGS)
     if workflow.is_main_process:
         makelm_cluster.check_start(SETTINGS, submits=workflow.resource_settings.nodes is not None)

@@ -3,7 +3,7 @@
 REQUIRED INPUTS: what `corpus:` and `weights:` name (files of this machine, or the network)
 OUTPUTS: results/download_corpus/<corpus>/manifest.json and the document or token shards it lists
          results/download_weights/<weights>/manifest.json and the model's files it lists
-         results/train_tokenizer/<tokenizer>/tokenizer.tiktoken
+         results/train_tokenizer/<tokenizer>/metadata.json and the vocabulary it names
          results/encode_shard/<corpus>/<tokenizer>/{train,valid}-<shard>.bin
 """
 
@@ -68,13 +68,14 @@ rule download_weights:
 
 
 rule train_tokenizer:
-    """Learns a vocabulary from a corpus's training documents, or takes one by its name."""
+    """Learns a vocabulary from a corpus's training documents, or takes one by its name or file."""
     input:
         script=program("train_tokenizer"),
         code=code("train_tokenizer"),
         corpus=lambda wildcards: learning_files(wildcards.tokenizer),
+        sources=lambda wildcards: TOKENIZERS.get(wildcards.tokenizer, []),
     output:
-        ranks="results/train_tokenizer/{tokenizer}/tokenizer.tiktoken",
+        # the vocabulary beside these has another name for each kind
         metadata="results/train_tokenizer/{tokenizer}/metadata.json",
         manifest="results/train_tokenizer/{tokenizer}/manifest.json",
     log:
@@ -108,7 +109,6 @@ rule encode_shard:
         code=code("encode_shard"),
         corpus="results/download_corpus/{corpus}/manifest.json",
         tokenizer="results/train_tokenizer/{tokenizer}/manifest.json",
-        ranks="results/train_tokenizer/{tokenizer}/tokenizer.tiktoken",
         metadata="results/train_tokenizer/{tokenizer}/metadata.json",
     output:
         train="results/encode_shard/{corpus}/{tokenizer}/train-{shard}.bin",
@@ -118,9 +118,12 @@ rule encode_shard:
         "logs/encode_shard/{corpus}/{tokenizer}/{shard}.log",
     conda:
         "../../envs/cpu.yaml"
+    # where there are fewer shards than cores, each gets several
+    threads: lambda wildcards: max(1, (workflow.cores or 1) // SETTINGS.corpus[wildcards.corpus].shards)
     resources:
         **asked("encode_shard"),
         shard=1, # so that a profile can say how many of those in one job run at the same time
+        execution=lambda wildcards: execution("encode_shard", wildcards.tokenizer),
     params:
         config=lambda wildcards: keys("encode_shard", wildcards.tokenizer),
         corpus=subpath(input.corpus, parent=True),
@@ -129,6 +132,7 @@ rule encode_shard:
     shell:
         "{resources.launch} python {input.script:q}"
         " --config {params.config:q}"
+        " --execution {resources.execution:q}"
         " --corpus {params.corpus:q}"
         " --tokenizer {params.tokenizer:q}"
         " --shard {wildcards.shard}"

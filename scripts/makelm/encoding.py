@@ -1,0 +1,97 @@
+"""Documents -> token ids, on several cores and in order, with no more than a few pieces of text in memory."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+
+from makelm.documents import Part
+from makelm.shards import token_type
+from makelm.tokenizer import Tokenizer
+
+TASK = 1 << 18  # characters that a thread encodes at a time: enough for its overhead not to matter
+AHEAD = 2  # tasks for each core that are read and not yet written
+
+EncodeBatch = Callable[[Sequence[str]], list[np.ndarray]]
+
+
+class Piece(NamedTuple):
+    """A document, or what stands in it between two places where it can be cut."""
+
+    text: str
+    following: str  # the one character after it that the tokenizer has to see, if there is one
+    first: bool
+    last: bool
+
+
+class Encoded(NamedTuple):
+    """Some pieces as ids, with what stands before and after a document."""
+
+    ids: np.ndarray
+    documents: int  # that end here
+    bytes: int  # of text
+
+
+def encode(tokenizer: Tokenizer, parts: Iterable[Part], cores: int, encode_batch: EncodeBatch) -> Iterator[Encoded]:
+    """Yields the ids of documents that come in parts; `encode_batch` is the tokenizer's own or makes the same ids."""
+    waiting: deque[Future[Encoded]] = deque()
+    with ThreadPoolExecutor(cores) as pool:  # the tokenizers work without the interpreter's lock
+        try:
+            for task in tasks(pieces(parts, tokenizer)):
+                waiting.append(pool.submit(encode_task, tokenizer, task, encode_batch))
+                if len(waiting) > AHEAD * cores:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def pieces(parts: Iterable[Part], tokenizer: Tokenizer) -> Iterator[Piece]:
+    """Yields documents, the long ones cut where their ids stay the same."""
+    held, first, border = [], True, tokenizer.border
+    for part in parts:
+        held.append(part.text)
+        if part.last:
+            yield Piece("".join(held), "", first, True)
+            held, first = [], True
+        elif border is not None:
+            text = "".join(held)
+            found = border.search(text, len(text) // 2)
+            held = [text[found.end() :] if found else text]
+            if found:
+                yield Piece(text[: found.end()], text[found.end()], first, False)
+                first = False
+
+
+def tasks(stream: Iterable[Piece]) -> Iterator[list[Piece]]:
+    """Yields pieces in lists of about TASK characters."""
+    task, length = [], 0
+    for piece in stream:
+        task.append(piece)
+        length += len(piece.text)
+        if length >= TASK:
+            yield task
+            task, length = [], 0
+    if task:
+        yield task
+
+
+def encode_task(tokenizer: Tokenizer, task: list[Piece], encode_batch: EncodeBatch) -> Encoded:
+    """Returns the ids of some pieces in the type of a shard."""
+    none = np.empty(0, np.uint32)
+    before, after = (
+        none if end is None else np.array([end], np.uint32) for end in (tokenizer.begin_of_text, tokenizer.end_of_text)
+    )
+    found = [none]
+    for piece, ids in zip(task, encode_batch([piece.text + piece.following for piece in task]), strict=True):
+        if piece.following:
+            ids = ids[: len(ids) - len(encode_batch([piece.following])[0])]
+        found += [before] * piece.first + [ids] + [after] * piece.last
+    return Encoded(
+        np.concatenate(found).astype(token_type(tokenizer.vocab_size)),
+        sum(piece.last for piece in task),
+        sum(len(piece.text.encode()) for piece in task),
+    )

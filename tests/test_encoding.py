@@ -1,0 +1,89 @@
+"""Documents as ids: in order on any number of cores, with the chosen tokens around each, however long it is."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from makelm import config, encoding, vocabulary
+from makelm.documents import Part
+from makelm.errors import UserError
+
+TEXTS = [
+    "one line\nand more\n",
+    "",
+    "naïve 日本語",
+    "x" * 1000,
+    *(f"document {number}\nhas lines\n" * 40 for number in range(200)),
+]
+
+
+def made(**ends: bool):
+    ends = {"begin_of_text": False, "end_of_text": True} | ends
+    return vocabulary.existing(config.ByteTokenizer(kind="byte", **ends))[0]
+
+
+def parts(texts: list[str], size: int) -> list[Part]:
+    """Returns texts in parts of so many characters."""
+    found = []
+    for text in texts:
+        starts = range(0, max(len(text), 1), size)
+        found += [Part(text[start : start + size], start == starts[-1]) for start in starts]
+    return found
+
+
+@pytest.mark.parametrize("ends", [(False, True), (True, False), (True, True), (False, False)])
+@pytest.mark.parametrize(("cores", "size"), [(1, 10**6), (3, 10**6), (2, 50)])
+def test_ids_are_those_of_each_document_in_order_with_its_ends(ends, cores, size, monkeypatch):
+    monkeypatch.setattr(encoding, "TASK", 300)
+    found = made(begin_of_text=ends[0], end_of_text=ends[1])
+    before, after = ([] if each is None else [each] for each in (found.begin_of_text, found.end_of_text))
+    done = list(encoding.encode(found, parts(TEXTS, size), cores, found.encode_batch))
+    expected = [token for text in TEXTS for token in [*before, *text.encode(), *after]]
+    assert np.concatenate([each.ids for each in done]).tolist() == expected
+    assert sum(each.documents for each in done) == len(TEXTS)
+    assert sum(each.bytes for each in done) == sum(len(text.encode()) for text in TEXTS)
+    assert {each.ids.dtype for each in done} == {np.dtype("<u2")}
+
+
+def test_a_long_document_is_encoded_piece_by_piece(monkeypatch):
+    found, longest = made(), []
+
+    def encode_batch(texts):
+        longest.append(max(map(len, texts)))
+        return found.encode_batch(texts)
+
+    text = "a line of a long document\n" * 10_000
+    done = encoding.encode(found, parts([text], 5000), 2, encode_batch)
+    assert np.concatenate([each.ids for each in done]).tolist() == [*text.encode(), found.end_of_text]
+    assert max(longest) < 3 * 5000
+
+
+def test_no_more_is_read_than_a_few_tasks_ahead(monkeypatch):
+    monkeypatch.setattr(encoding, "TASK", 100)
+    found, read, go_on = made(), [], threading.Event()
+
+    def encode_batch(texts):
+        assert go_on.wait(20)
+        return found.encode_batch(texts)
+
+    def stream():
+        for number in range(1000):
+            read.append(number)
+            if len(read) > 20:
+                go_on.set()
+            yield Part("x" * 100, True)
+
+    running = encoding.encode(found, stream(), 2, encode_batch)
+    threading.Timer(0.3, go_on.set).start()
+    next(running)
+    assert len(read) <= encoding.AHEAD * 2 + 1
+    running.close()
+
+
+def test_what_goes_wrong_in_a_thread_is_raised_here():
+    found = vocabulary.train(
+        config.CharTokenizer(kind="char", corpus="a", begin_of_text=False, end_of_text=False), ["ab"]
+    )
+    with pytest.raises(UserError, match="no character 'z'"):
+        list(encoding.encode(found, parts(["ab", "az", "b"], 100), 2, found.encode_batch))
