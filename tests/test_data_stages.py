@@ -192,7 +192,7 @@ def test_ready_tokens_are_what_their_text_would_have_become(made, tmp_path, dtyp
     (tmp_path / "tokenizer").symlink_to(made / "tokenizer")
     for number in ("00000", "00001"):
         arguments = ("--corpus", "results/corpus", "--tokenizer", "tokenizer", "--shard", number)
-        run("encode_shard", {}, tmp_path, top / "tokens", *arguments)
+        run("encode_shard", ENCODE, tmp_path, top / "tokens", *arguments)
     assert (top / "tokens/train-00001.bin").samefile(tmp_path / "train-00001.bin")
     top = top.rename(tmp_path / "moved")
     folder = shards.open_folder(top / "tokens", lambda _, path: content(path.parent, path.name))

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import web
 
-from makelm import config, ready_tokens, shards, token_files, token_header, tokenizer
+from makelm import config, ready_tokens, shards, token_files, token_header, vocabulary
 from makelm.errors import UserError
 from makelm.progress import Progress
 
 IDS = np.array([97, 98, 256, 195, 169, 256], "<u2")  # "ab", "é"
-BYTES = tokenizer.Tokenizer("byte", r"(?s).", {bytes([value]): value for value in range(256)}, {"<|endoftext|>": 256})
+BYTES, _ = vocabulary.existing(config.ByteTokenizer(kind="byte", begin_of_text=False, end_of_text=True))
 
 
 def write(path: Path, ids: np.ndarray = IDS, header: bool = True) -> str:

@@ -55,6 +55,11 @@ class Tokenizer(ABC):
         Nothing in a text becomes a special token. Raises UserError where there is no way.
         """
 
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """Returns the number of bytes of each token, by id."""
+        return np.array([len(token) for token in self.tokens], dtype=np.int32)
+
     @property
     def settings(self) -> dict:
         """Returns what metadata.json has of this kind only."""

@@ -61,11 +61,6 @@ class Ranks(Tokenizer):
         return tokens
 
     @cached_property
-    def lengths(self) -> np.ndarray:
-        """Returns the number of bytes of each token, by id."""
-        return np.array([len(token) for token in self.tokens], dtype=np.int32)
-
-    @cached_property
     def characters(self) -> frozenset[str]:
         """Returns the characters that a tokenizer of the kind char knows."""
         return frozenset(token.decode() for token in self.ranks)
