@@ -60,3 +60,13 @@ def test_summary_counts_in_nats_per_token_and_bits_per_byte():
     assert summary["bits_per_byte"] == pytest.approx(8 / log(2) / 10)
     assert summary["validation_loss_sem"] == 0.0  # both documents cost the same
     assert summary["tokens"] == 4
+
+
+def test_documents_are_told_apart_by_either_end():
+    tokens = np.array([5, 6, 9, 7, 9])
+    assert evaluation.numbers(tokens, None, 9).tolist() == [0, 0, 0, 1, 1]
+    assert evaluation.numbers(tokens, 9, None).tolist() == [0, 0, 1, 1, 2]
+    assert evaluation.numbers(tokens, None, None).tolist() == [0] * 5
+    begun = np.concatenate([[EOT], shard[:-1]]).astype(np.uint16)
+    scored = score(8, 4, (begun,), end_of_text=None, begin_of_text=EOT)
+    assert len(scored.losses) == len(begun) - 1 and set(scored.documents) == {0, 1}
