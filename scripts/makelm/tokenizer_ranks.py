@@ -91,7 +91,9 @@ class Ranks(Tokenizer):
 
     def checked(self, text: str, ids: np.ndarray) -> np.ndarray:
         """Returns the ids. Raises UserError where they are not all of the text."""
-        if self.lengths[ids].sum(dtype=np.int64) != len(text.encode()):  # tiktoken leaves out what the pattern does not match
+        if self.lengths[ids].sum(dtype=np.int64) != len(
+            text.encode()
+        ):  # tiktoken leaves out what the pattern does not match
             reason = f"it does not match all of {begin(text)}; end it in '|[\\s\\S]'"
             raise UserError(f"tokenizer.pattern: {reason}")
         return ids
