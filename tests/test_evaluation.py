@@ -74,3 +74,13 @@ def test_the_scores_of_a_mixture_are_those_of_text_that_is_mixed_by_tokens():
     assert found["xz"] == pytest.approx((1500 * 3.0 + 1000 * 1.0) / 2500)
     assert found["validation_loss"] == pytest.approx(3 * log(2)) and found["perplexity"] == pytest.approx(8)
     assert (found["tokens"], found["bytes"]) == (20, 60) and found["sources"] == scores
+
+
+def test_documents_are_told_apart_by_either_end():
+    tokens = np.array([5, 6, 9, 7, 9])
+    assert evaluation.numbers(tokens, None, 9).tolist() == [0, 0, 0, 1, 1]
+    assert evaluation.numbers(tokens, 9, None).tolist() == [0, 0, 1, 1, 2]
+    assert evaluation.numbers(tokens, None, None).tolist() == [0] * 5
+    begun = np.concatenate([[EOT], shard[:-1]]).astype(np.uint16)
+    scored = score(8, 4, (begun,), end_of_text=None, begin_of_text=EOT)
+    assert len(scored.losses) == len(begun) - 1 and set(scored.documents) == {0, 1}

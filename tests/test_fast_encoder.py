@@ -2,6 +2,9 @@
 
 import importlib
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -40,6 +43,21 @@ def test_one_text_in_so_many_is_held_against_tiktoken(small, monkeypatch):
         fast.encode_batch(["wrong"])
     with pytest.raises(UserError, match="different ids"):  # the first of all is always one
         fast_encoder.FastEncoder(small).encode_batch(["wrong", "right"])
+
+
+def test_it_serves_one_thread_at_a_time(small, monkeypatch):
+    pretend(monkeypatch, small, "")
+    fast, busy = fast_encoder.FastEncoder(small), threading.Lock()
+
+    def encode(text: str) -> np.ndarray:
+        assert busy.acquire(blocking=False), "already borrowed"
+        time.sleep(0.001)
+        busy.release()
+        return small.encode_text(text)
+
+    fast.encoder = SimpleNamespace(encode=encode)
+    with ThreadPoolExecutor(4) as pool:
+        assert len(list(pool.map(fast.encode_batch, [["a", "b"]] * 20))) == 20
 
 
 def test_without_the_package_or_a_pattern_it_knows_it_says_what_to_do(small, monkeypatch):

@@ -18,7 +18,7 @@ from tiktoken.load import load_tiktoken_bpe
 
 from makelm import config, corpus, encodings, manifest, tokenizer, tokenizer_export, vocabulary
 from makelm.errors import UserError
-from makelm.tokenizer import END_OF_TEXT, Tokenizer
+from makelm.tokenizer import BEGIN_OF_TEXT, END_OF_TEXT, Tokenizer
 from makelm.tokenizer_ranks import Ranks, parse_ranks
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -135,6 +135,37 @@ def test_the_end_of_text_is_the_last_id_and_no_text_becomes_it(trained):
 def test_without_end_of_text_the_vocabulary_is_one_smaller():
     made = train(settings("byte", end_of_text=False), TEXTS)
     assert (made.vocab_size, made.end_of_text, made.special_tokens) == (256, None, {})
+
+
+@pytest.mark.parametrize("kind", ["bpe", "byte", "char"])
+def test_the_chosen_tokens_are_the_last_ids(kind):
+    made = train(settings(kind, begin_of_text=True), TEXTS)
+    assert made.special_tokens == {BEGIN_OF_TEXT: made.vocab_size - 2, END_OF_TEXT: made.vocab_size - 1}
+    assert (made.begin_of_text, made.end_of_text) == (made.vocab_size - 2, made.vocab_size - 1)
+    plain = train(settings(kind), TEXTS)
+    assert (made.first, plain.first) == (made.begin_of_text, plain.end_of_text)
+    assert kind != "bpe" or made.vocab_size == 300
+    text = TEXTS[0] if kind == "char" else f"{BEGIN_OF_TEXT}{END_OF_TEXT}"
+    assert max(made.encode(text)) < made.begin_of_text and made.decode([made.first, *made.encode(text)]) == text
+    theirs = hugging_face(made)
+    assert theirs.encode(TEXTS[0]).ids == [made.first, *made.encode(TEXTS[0])]  # as it is trained on
+    only = train(settings(kind, begin_of_text=True, end_of_text=False), TEXTS)
+    assert only.special_tokens == {BEGIN_OF_TEXT: only.vocab_size - 1} and only.end_of_text is None
+
+
+def test_bytes_that_are_no_text_come_back():
+    for kind in ("bpe", "byte"):
+        made = train(settings(kind), TEXTS)
+        number = {token: each for each, token in enumerate(made.tokens)}
+        wrong = b"\xff\xfe\x80 \xed\xa0\x80 \xc0\xaf \xf5\x80\x80\x80" + bytes(range(256))
+        ids = [number[bytes([value])] for value in wrong]
+        assert b"".join(made.token_bytes(each) for each in ids) == wrong
+        assert made.decode(ids) == wrong.decode(errors="replace")
+
+
+def test_half_a_surrogate_pair_is_refused_in_one_line(trained):
+    with pytest.raises(UserError, match=r"character 2 of .* is half of a surrogate pair|no character"):
+        trained.encode("ab\ud800")
 
 
 def test_half_a_character_is_shown_as_a_replacement_sign():
@@ -271,6 +302,13 @@ def test_gpt2_makes_of_tiny_shakespeare_as_many_tokens_as_for_nanogpt(gpt2, gpt2
     assert tiktoken.Encoding(**read).encode_ordinary(text) == gpt2.encode(text)
     assert (gpt2.vocab_size, gpt2.end_of_text, gpt2.special_tokens) == (50257, 50256, {END_OF_TEXT: 50256})
     assert gpt2.encode("hello world") == [31373, 995]
+
+
+def test_its_one_token_stands_before_or_after_a_document(gpt2_file):
+    for ends in ((True, False), (False, True), (False, False)):
+        made = vocabulary.named(known("gpt2", gpt2_file, begin_of_text=ends[0], end_of_text=ends[1]))
+        assert (made.begin_of_text, made.end_of_text) == tuple(50256 if chosen else None for chosen in ends)
+        assert made.vocab_size == 50257 and 50256 not in made.encode(END_OF_TEXT)
 
 
 def test_gpt2_is_read_back_and_exported(gpt2, shakespeare, tmp_path):

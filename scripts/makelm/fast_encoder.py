@@ -3,6 +3,7 @@
 import importlib
 import itertools
 import tempfile
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,6 +25,7 @@ class FastEncoder:
         """Raises UserError where the package is missing or does not know the tokenizer's pattern."""
         self.tokenizer = tokenizer
         self.count = itertools.count()
+        self.lock = threading.Lock()  # it serves one thread at a time, with more than the others read and write
         try:
             # by name, since no stage's result depends on it: both encoders make the same ids
             gigatoken = importlib.import_module("gigatoken")
@@ -38,7 +40,8 @@ class FastEncoder:
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Returns the ids of each text as an array of uint32. Raises UserError where a sample differs from tiktoken."""
-        found = [self.encoder.encode(text) for text in texts]
+        with self.lock:
+            found = [self.encoder.encode(text) for text in texts]
         for text, ids in zip(texts, found, strict=True):
             if next(self.count) % EVERY == 0 and not np.array_equal(ids, self.tokenizer.encode_batch([text])[0]):
                 raise UserError(

@@ -22,7 +22,8 @@ def write_export(made: weights.Weights, tokens_BT: np.ndarray, folder: Path) -> 
 
 
 def write_tokenizer(encoding: tokenizer.Tokenizer, text: str, folder: Path) -> None:
-    """Writes a tokenizer beside a model, and a text to be encoded."""
+    """Writes a tokenizer, beside a model or alone, and a text to be encoded."""
+    folder.mkdir(exist_ok=True)
     for name, content in tokenizer_export.hugging_face_files(encoding).items():
         (folder / name).write_bytes(content)
     (folder / "text.txt").write_text(text, encoding="utf-8")

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from conftest import random_parameters, shape
 from layouts import CASES
+from test_tokenizer import ADVERSARIAL, TEXTS
+from test_tokenizer_files import KINDS, made_of, settings
 
 if "MAKELM_PARITY_PYTHON" not in os.environ:
     pytest.skip("needs torch and transformers: make test-parity", allow_module_level=True)
@@ -46,6 +48,10 @@ IMPORTS = {
 }
 
 
+# no special token is in it, which transformers would make one
+EVERY_SIGN = "\n".join(text for text in [*TEXTS, *ADVERSARIAL] if "<" not in text)
+
+
 def random_tokens(count: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, count, (3, CONTEXT)).astype(np.int32)
 
@@ -66,6 +72,9 @@ def cases(encoding, tmp_path_factory) -> Path:
         made = weights.Weights(model, VOCAB, VOCAB - 1, encoding.digest, random_parameters(model, VOCAB))
         write_export(made, random_tokens(VOCAB - 1), root / f"out_{name}")
         write_tokenizer(encoding, TEXT, root / f"out_{name}")
+    for name, make in KINDS.items():
+        made = made_of(make(), tmp_path_factory.mktemp(name))
+        write_tokenizer(made, EVERY_SIGN, root / f"tokenizer_{name}")
     for name, wanted in IMPORTS.items():
         how = {"saved_as": "float32", "shard_size": "1GB"}
         write_wanted(how | wanted, random_tokens(48), root / f"in_{name}")
@@ -99,6 +108,14 @@ def test_exports_compute_the_same(name, encoding, cases, table):
     options = generate.Options(0, None, None)
     written = generate.generate(Skeleton(model, VOCAB), parameters, [prompt.tolist()], [0], 10, options)[0]
     assert len(greedy) > 4 and [*prompt, *written][: len(greedy)] == greedy
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_tokenizer_json_makes_the_same_ids(name, cases):
+    folder = cases / f"tokenizer_{name}"
+    ours, _ = vocabulary.existing(settings(file=str(folder / "tokenizer.json")))
+    theirs = np.load(folder / "out.npz")["ids"].tolist()
+    assert theirs == ours.encode(EVERY_SIGN) and len(theirs) > 50
 
 
 @pytest.mark.parametrize("name", IMPORTS)

@@ -2,10 +2,11 @@
 
     python torch_side.py FOLDER
 
-Each folder in FOLDER is a case, with tokens.npy. Where there is wanted.json (a configuration), a model of random
-weights is made, saved to made/ by transformers and loaded again; else the case itself is an exported model. Writes
-out.npz beside it: logits_BTV, the mean loss, the gradient of the input embedding, the class, the names of tensors
-that were missing or that nobody asked for and, where there is text.txt, its ids and greedy tokens.
+Each folder in FOLDER is a case, with tokens.npy; without, it is a tokenizer alone, with text.txt. Where there is
+wanted.json (a configuration), a model of random weights is made, saved to made/ by transformers and loaded again; else
+the case itself is an exported model. Writes out.npz beside it: logits_BTV, the mean loss, the gradient of the input
+embedding, the class, the names of tensors that were missing or that nobody asked for and, where there is text.txt, its
+ids and greedy tokens.
 """
 
 import json
@@ -23,6 +24,9 @@ def main(root: str) -> None:
     """Does all cases: importing torch takes longer than any of them."""
     for folder in sorted(Path(root).iterdir()):
         made, wanted, text = folder, folder / "wanted.json", folder / "text.txt"
+        if not (folder / "tokens.npy").exists():
+            np.savez(folder / "out.npz", ids=encoded(folder, text))
+            continue
         if wanted.exists():
             made = folder / "made"
             make(json.loads(wanted.read_text()), made)
@@ -31,9 +35,14 @@ def main(root: str) -> None:
         if text.exists():
             prompt = torch.from_numpy(tokens_BT[:1, :PROMPT]).long()
             found["greedy"] = model.generate(prompt, do_sample=False, max_new_tokens=NEW, pad_token_id=0).numpy()
-            encoded = AutoTokenizer.from_pretrained(made)(text.read_text(encoding="utf-8"), add_special_tokens=False)
-            found["ids"] = np.array(encoded["input_ids"])
+            found["ids"] = encoded(made, text)
         np.savez(folder / "out.npz", **found)
+
+
+def encoded(folder: Path, text: Path) -> np.ndarray:
+    """Returns the ids of a text, without those that would stand around it."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    return np.array(tokenizer(text.read_bytes().decode(), add_special_tokens=False)["input_ids"])
 
 
 def make(wanted: dict, folder: Path) -> None:

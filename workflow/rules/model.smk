@@ -184,9 +184,9 @@ rule export_model:
         model="results/train_model/{run}/manifest.json",
         tokenizer=lambda wildcards: f"{tokenizer_folder(wildcards.run)}/manifest.json",
     output:
+        # the tokenizer's files beside these follow from its kind
         weights="results/export_model/{run}/model.safetensors",
         config="results/export_model/{run}/config.json",
-        tokenizer="results/export_model/{run}/tokenizer.json",
         parity="results/export_model/{run}/parity.json",
         manifest="results/export_model/{run}/manifest.json",
     log:
