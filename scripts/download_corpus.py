@@ -1,14 +1,17 @@
 """Stage download_corpus: a source of text -> document shards, divided into train and validation.
 
-Reads what the corpus names: the standard library, files, a URL or a data set.
+Reads what the corpus names: the standard library, files, URLs, a data set, or token files that others made.
 Writes train-<shard>.jsonl.zst, valid-<shard>.jsonl.zst and manifest.json, with the baselines of xz.
+Of token files it writes train-<shard>.bin and valid-<shard>.bin, which are links where they can be.
+What it downloads stands in .download until all is there, so that the next run goes on.
 """
 
 import argparse
 import itertools
 import platform
+import shutil
 
-from makelm import baselines, cli, corpus, documents
+from makelm import baselines, cli, corpus, documents, fetching, token_files
 from makelm.config import Split
 from makelm.errors import UserError
 
@@ -18,12 +21,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def work(job: cli.Job) -> None:
+    facts = gather_tokens(job) if job.config.corpus.source == "tokens" else gather_text(job)
+    remove_old_shards(job)
+    job.publish(facts)
+    shutil.rmtree(job.out / fetching.FOLDER, ignore_errors=True)
+
+
+def gather_tokens(job: cli.Job) -> dict:
+    """Brings ready token files into staging and returns what is known of them."""
+    facts = token_files.gather(job.config.corpus, job.staging, job.out / fetching.FOLDER, job.progress)
+    for part in documents.PARTS:
+        job.say(f"{part}: {facts[part]['tokens']:,} tokens")
+    return facts
+
+
+def gather_text(job: cli.Job) -> dict:
+    """Writes the document shards of a source of text into staging and returns what is known of them."""
     settings = job.config.corpus
     check_interpreter(job)
-    scratch = job.staging / "download"
-    source = corpus.open_source(settings, scratch, job.progress)
+    source = corpus.open_source(settings, job.out / fetching.FOLDER, job.progress)
     facts, train_tail = write_shards(job, source)
-    scratch.unlink(missing_ok=True)
     check_parts(settings, facts)
     job.say("compressing with xz -9e, which is what the model has to beat")
     valid = list(documents.read_in_order(job.staging, "valid", settings.shards))
@@ -32,8 +49,7 @@ def work(job: cli.Job) -> None:
         f"xz: {facts['xz_bits_per_byte']:.3f} bits per byte of validation,"
         f" {facts['xz_after_train_bits_per_byte']:.3f} after reading train"
     )
-    remove_old_shards(job)
-    job.publish(facts)
+    return facts
 
 
 def check_interpreter(job: cli.Job) -> None:
@@ -87,8 +103,9 @@ def check_parts(settings: Split, facts: dict) -> None:
 def remove_old_shards(job: cli.Job) -> None:
     """Removes the shards of an earlier run, of which there may have been more."""
     (job.out / job.manifest_name).unlink(missing_ok=True)
-    for path in job.out.glob("*.jsonl.zst"):
-        path.unlink()
+    for pattern in ("*.jsonl.zst", "*.bin"):
+        for path in job.out.glob(pattern):
+            path.unlink()
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ Writes config.json, *.safetensors with their index, the tokenizer's files if the
 
 import argparse
 
-from makelm import cli, pretrained
+from makelm import cli, links, pretrained
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +20,7 @@ def work(job: cli.Job) -> None:
     kind = facts["architecture"] or facts["model_type"] or "a model of no name"
     job.say(f"{kind}, {facts['parameters']:,} parameters in {', '.join(facts['dtypes'])}")
     for name, path in source.files.items():
-        pretrained.link_or_copy(path, job.staging / name)
+        links.link_or_copy(path, job.staging / name)
     remove_old_files(job)
     job.publish({"source": entry.source, "revision": source.revision, **facts})
 

@@ -2,6 +2,7 @@
 
 Reads train-<shard>.jsonl.zst and valid-<shard>.jsonl.zst of a corpus, and a tokenizer.
 Writes train-<shard>.bin, valid-<shard>.bin and <shard>.json, its manifest.
+Of a corpus of ready tokens, the .bin files are checked, counted and linked to.
 """
 
 import argparse
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from makelm import cli, documents, manifest, shards, tokenizer
+from makelm import cli, documents, manifest, ready_tokens, shards, tokenizer
 from makelm.documents import Document
 from makelm.errors import UserError
 from makelm.progress import Bar
@@ -35,6 +36,9 @@ def work(job: cli.Job) -> None:
     num_shards = corpus["facts"]["num_shards"]
     if not 0 <= job.args.shard < num_shards:
         raise UserError(f"--shard: the corpus has shards 0 to {num_shards - 1}, not {job.args.shard}")
+    if ready_tokens.are_in(corpus):
+        ready_tokens.take_over(job, corpus)
+        return
     for part in documents.PARTS:
         manifest.check_file(job.args.corpus, corpus, documents.shard_name(part, job.args.shard))
     found = tokenizer.load(job.args.tokenizer)

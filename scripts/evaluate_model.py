@@ -1,7 +1,8 @@
 """Stage evaluate_model: weights + validation shards -> scores.json.
 
 The loss is in nats per token; bits per byte divides by the documents' bytes, so that tokenizers compare.
-Beside it stand two compressors: xz of the validation documents, and xz that has read the training documents.
+Beside it stand two compressors: xz of the validation documents, and xz that has read the training documents; of a
+corpus of ready tokens, which has no text, none.
 """
 
 import json
@@ -38,10 +39,9 @@ def evaluate_model(job: cli.Job) -> None:
     for name in ("xz_bits_per_byte", "xz_after_train_bits_per_byte"):
         scores[name] = corpus[name]
     (job.staging / "scores.json").write_text(json.dumps(scores, indent=1) + "\n")
-    job.say(
-        f"{scores['bits_per_byte']:.3f} bits per byte (xz {scores['xz_bits_per_byte']:.3f},"
-        f" xz after train {scores['xz_after_train_bits_per_byte']:.3f}), perplexity {scores['perplexity']:.2f}"
-    )
+    xz, after_train = scores["xz_bits_per_byte"], scores["xz_after_train_bits_per_byte"]
+    beside = "" if xz is None else f" (xz {xz:.3f}, xz after train {after_train:.3f})"
+    job.say(f"{scores['bits_per_byte']:.3f} bits per byte{beside}, perplexity {scores['perplexity']:.2f}")
     job.publish({"bits_per_byte": scores["bits_per_byte"]})
 
 

@@ -238,11 +238,11 @@ def print_summary(with_sample: bool) -> None:
     width = max(len(run) for run in ranking)
     for run in ranking:
         score = scores[run]
+        xz, after_train = score["xz_bits_per_byte"], score["xz_after_train_bits_per_byte"]
+        beside = "" if xz is None else f"  (xz {xz:.3f}, xz after the training text {after_train:.3f})"
         print(
             f"  {run:{width}}  {score['bits_per_byte']:.3f} bits per byte, "
-            f"loss {score['validation_loss']:.3f} nats per token"
-            f"  (xz {score['xz_bits_per_byte']:.3f}, "
-            f"xz after the training text {score['xz_after_train_bits_per_byte']:.3f})"
+            f"loss {score['validation_loss']:.3f} nats per token{beside}"
         )
     if with_sample:
         print_sample(ranking[0])

@@ -55,7 +55,11 @@ def test_the_default_is_valid_and_values_have_their_types():
         ("corpsu", {}, "unknown key 'corpsu'; did you mean 'corpus'?"),
         ("corpus.stdlib.shard", 5, "corpus.stdlib: unknown key 'shard'; did you mean 'shards'?"),
         ("corpus.stdlib.source", "stdlip", "corpus.stdlib.source must be one of stdlib, local, url, huggingface"),
-        ("corpus.stdlib.source", ..., "corpus.stdlib.source must be one of stdlib, local, url, huggingface, got None"),
+        (
+            "corpus.stdlib.source",
+            ...,
+            "corpus.stdlib.source must be one of stdlib, local, url, huggingface, tokens, got None",
+        ),
         ("run.stdlib.train.steps", ..., "run.stdlib.train.steps is missing"),
         ("run.stdlib.train.steps", "many", "run.stdlib.train.steps: input should be a valid integer, got 'many'"),
         ("run.stdlib.train.steps", 1.5, "run.stdlib.train.steps: input should be a valid integer, got 1.5"),

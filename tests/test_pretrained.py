@@ -15,7 +15,7 @@ import pytest
 import yaml
 from safetensors.numpy import save
 
-from makelm import config, configfile, inspection, manifest, pretrained
+from makelm import config, configfile, inspection, links, manifest, pretrained
 from makelm.errors import UserError
 from makelm.progress import Progress
 
@@ -126,7 +126,7 @@ def test_only_the_weights_that_a_run_starts_from_must_exist(tmp_path):
 def test_a_file_is_linked_and_not_there_twice(tmp_path):
     lay(tmp_path, {"blobs/abc": b"content"})
     (tmp_path / "link").symlink_to("blobs/abc")
-    pretrained.link_or_copy(tmp_path / "link", tmp_path / "here")
+    links.link_or_copy(tmp_path / "link", tmp_path / "here")
     assert (tmp_path / "here").samefile(tmp_path / "blobs/abc") and not (tmp_path / "here").is_symlink()
 
 
@@ -137,7 +137,7 @@ def test_where_there_are_no_links_it_is_copied(tmp_path, monkeypatch, reason):
 
     monkeypatch.setattr(os, "link", refuse)
     lay(tmp_path, {"original": b"content"})
-    pretrained.link_or_copy(tmp_path / "original", tmp_path / "here")
+    links.link_or_copy(tmp_path / "original", tmp_path / "here")
     assert (tmp_path / "here").read_bytes() == b"content"
     assert not (tmp_path / "here").samefile(tmp_path / "original")
 

@@ -99,21 +99,63 @@ class StdlibCorpus(Split):
     source: Literal["stdlib"]
 
 
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class TextKey(Section):
+    """The columns of a row that are its text, and what stands between them."""
+
+    columns: Annotated[list[Text], Field(min_length=1)]
+    separator: str
+
+
+def text_key(value: Any) -> Any:
+    """Reads a column's name, or the columns and their separator."""
+    if isinstance(value, dict | TextKey):
+        return value
+    if not isinstance(value, str):
+        raise PydanticCustomError("text_key", "input should be a column's name, or {columns: [...], separator: ...}")
+    return {"columns": [value], "separator": ""}
+
+
+AnyTextKey = Annotated[TextKey, BeforeValidator(text_key)]
+
+
+def as_list(value: Any) -> Any:
+    """Reads one value as a list of it."""
+    return [value] if isinstance(value, str) else value
+
+
 class LocalCorpus(Split):
-    """Files and folders on this machine: one document per .txt or .md file or other text, one per line of .jsonl."""
+    """Files and folders on this machine: one document per .txt or .md file or other text, one per row of .jsonl and
+    .parquet; each compressed or not, and in archives of tar.
+    """
 
     source: Literal["local"]
     paths: Annotated[list[Text], Field(min_length=1)]
-    text_key: Text
+    text_key: AnyTextKey
+
+
+Address = Annotated[str, Field(pattern=r"^(https?|file)://")]
 
 
 class UrlCorpus(Split):
-    """One file from the network, .txt or .jsonl, known by its sha256."""
+    """Files from the network, of the same kinds, each known by its sha256; one, or as many sums as addresses."""
 
     source: Literal["url"]
-    url: Annotated[str, Field(pattern=r"^(https?|file)://")]
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    text_key: Text
+    url: Annotated[list[Address], Field(min_length=1), BeforeValidator(as_list)]
+    sha256: Annotated[list[Sha256], BeforeValidator(as_list)]
+    text_key: AnyTextKey
+
+    @model_validator(mode="after")
+    def check(self) -> "UrlCorpus":
+        if len(self.url) != len(self.sha256):
+            raise PydanticCustomError(
+                "sums",
+                "sha256 needs one sum for each address of url, got {s} for {n}",
+                {"s": len(self.sha256), "n": len(self.url)},
+            )
+        return self
 
 
 class DatasetsCorpus(Split):
@@ -124,10 +166,85 @@ class DatasetsCorpus(Split):
     subset: Text | None
     revision: Text | None
     dataset_split: Text
-    text_key: Text
+    streaming: Annotated[bool, EXECUTION]  # the rows are the same
+    text_key: AnyTextKey
 
 
-CORPORA = {"stdlib": StdlibCorpus, "local": LocalCorpus, "url": UrlCorpus, "huggingface": DatasetsCorpus}
+NUMBERS = re.compile(r"\{(\d+)\.\.(\d+)\}")
+
+
+def numbered(names: Any) -> Any:
+    """Reads a_{08..10}.bin as a_08.bin, a_09.bin, a_10.bin."""
+    if not isinstance(names, list):
+        return names
+    found = []
+    for name in names:
+        if isinstance(name, str) and (numbers := NUMBERS.search(name)):
+            first, last = numbers.groups()
+            each = (f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1))
+            found += [NUMBERS.sub(number, name, count=1) for number in each]
+        else:
+            found.append(name)
+    return found
+
+
+TokenFiles = Annotated[list[Text], BeforeValidator(numbered), Field(min_length=1)]
+
+
+class TokensCorpus(Section):
+    """Token ids that others made: paths and URLs, or files of a data set of the hub. Each is a shard."""
+
+    source: Literal["tokens"]
+    repository: Annotated[str, Field(pattern=r"^[\w.-]+(/[\w.-]+)?$")] | None
+    revision: Text | None
+    train: TokenFiles
+    valid: TokenFiles
+    dtype: Literal["uint16", "uint32"] | None
+    sha256: dict[Text, Sha256]
+
+    @property
+    def files(self) -> list[str]:
+        """Returns all files, as they are named here."""
+        return [*self.train, *self.valid]
+
+    @property
+    def shards(self) -> int:
+        """Returns how many shards there are; a part that has fewer files is empty in the last ones."""
+        return max(len(self.train), len(self.valid))
+
+    @model_validator(mode="after")
+    def check(self) -> "TokensCorpus":
+        twice = next((name for name in self.files if self.files.count(name) > 1), None)
+        if twice:
+            raise PydanticCustomError("twice", "{name} is named twice in train and valid", {"name": twice})
+        unknown = next((name for name in self.sha256 if name not in self.files), None)
+        if unknown:
+            hint = did_you_mean(unknown, self.files)
+            raise PydanticCustomError(
+                "sha256", "sha256: neither train nor valid has {name}{hint}", {"name": repr(unknown), "hint": hint}
+            )
+        if self.revision and not self.repository:
+            raise PydanticCustomError("revision", "revision is that of a repository, and null without one")
+        unsafe = next((name for name in self.files if is_address(name) and name not in self.sha256), None)
+        if unsafe and not self.repository:
+            raise PydanticCustomError(
+                "sum", "sha256 must have the sum of {name}, which nothing else checks", {"name": unsafe}
+            )
+        return self
+
+
+def is_address(name: str) -> bool:
+    """Returns whether a name is a URL and no path."""
+    return name.startswith(("http://", "https://", "file://"))
+
+
+CORPORA = {
+    "stdlib": StdlibCorpus,
+    "local": LocalCorpus,
+    "url": UrlCorpus,
+    "huggingface": DatasetsCorpus,
+    "tokens": TokensCorpus,
+}
 
 
 def corpus_source(data: Any) -> Any:
@@ -139,7 +256,8 @@ Corpus = Annotated[
     Annotated[StdlibCorpus, Tag("stdlib")]
     | Annotated[LocalCorpus, Tag("local")]
     | Annotated[UrlCorpus, Tag("url")]
-    | Annotated[DatasetsCorpus, Tag("huggingface")],
+    | Annotated[DatasetsCorpus, Tag("huggingface")]
+    | Annotated[TokensCorpus, Tag("tokens")],
     Discriminator(corpus_source),
 ]
 

@@ -146,6 +146,11 @@ def check_names(config: Config) -> None:
     for name, tokenizer in config.tokenizer.items():
         if tokenizer.corpus:
             known(f"tokenizer.{name}.corpus", "corpus", tokenizer.corpus, config.corpus)
+            if config.corpus[tokenizer.corpus].source == "tokens":
+                raise UserError(
+                    f"config: tokenizer.{name}.corpus: {tokenizer.corpus} has tokens and no text to learn from;"
+                    " take kind: tiktoken, or another corpus"
+                )
     for name, run in config.run.items():
         known(f"run.{name}.corpus", "corpus", run.corpus, config.corpus)
         known(f"run.{name}.tokenizer", "tokenizer", run.tokenizer, config.tokenizer)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from makelm import closure, locks, manifest, stages
+from makelm import closure, fetching, locks, manifest, stages
 from makelm.config import Config, Run
 from makelm.identities import Identity
 from makelm.progress import size
@@ -21,6 +21,7 @@ from makelm.stages import Artifact
 DEPTH = {"write_report": 0, "encode_shard": 2}  # of the folders that hold a stage's artifacts; of the others 1
 DELETING = ".deleting-"  # what is being deleted has this before its name: a kill meanwhile leaves nothing half there
 RECORD = re.compile(r"(?:\.deleting-)?(manifest|\d{5})\.json")
+DOWNLOAD = re.compile(rf"(?:\.deleting-)?{re.escape(fetching.FOLDER)}")
 PARTIAL = re.compile(r"(?:\.deleting-)?\.partial-(.+)-[^-]+")
 IDENTITY = re.compile(r"(?:\.deleting-)?[0-9a-f]{16}")
 LOCK = re.compile(r"\..+\.lock(\..+)?")
@@ -87,6 +88,12 @@ def add(found: Found, stage: str, path: Path, needed: set[Path]) -> None:
         return
     if partial := PARTIAL.fullmatch(path.name):
         thing = Thing(path, (), "left by a writer that died", locks.beside(path.with_name(f"{partial[1]}.json")))
+    elif stage == "download_corpus" and DOWNLOAD.fullmatch(path.name):
+        record = path.with_name("manifest.json")
+        if record in needed and not record.exists() and path.name == fetching.FOLDER:  # the next run goes on from it
+            found.known.add(path)
+            return
+        thing = Thing(path, (), "left of a download", locks.beside(record))
     elif (record := RECORD.fullmatch(path.name)) and (files := artifact_files(path, stage)) is not None:
         begun = path.name.startswith(DELETING)
         why = "its deletion was interrupted" if begun else "no configured run uses it"

@@ -56,17 +56,27 @@ def reader(path: Path) -> tuple[str, Callable[[Path], dict]]:
 
 def token_shard(path: Path) -> dict:
     """Returns the header and the first tokens of a token shard."""
-    tokens = shards.open_shard(path)
-    with path.open("rb") as file:
-        magic, version, count = struct.unpack("<3i", file.read(12))
+    headerless = headerless_type(path)
+    tokens = shards.open_shard(path, headerless)
+    header = {}
+    if not headerless:
+        with path.open("rb") as file:
+            magic, version, _ = struct.unpack("<3i", file.read(12))
+        header = {"magic": magic, "version": version}
     return {
-        "magic": magic,
-        "version": version,
-        "tokens": count,
+        **header,
+        "tokens": len(tokens),
         "type": f"uint{tokens.dtype.itemsize * 8}",
         "bytes": path.stat().st_size,
         "first_tokens": tokens[:FIRST_TOKENS].tolist(),
     }
+
+
+def headerless_type(path: Path) -> str | None:
+    """Returns the type of a shard's ids where its manifest says that they have no header before them."""
+    owner = find_manifest(path)
+    facts = read(owner)["content"]["facts"] if owner else {}
+    return facts.get("headerless") or facts.get(path.name.split("-")[0], {}).get("headerless")
 
 
 def decoded(path: Path, owner: Path | None, found: dict[str, Node]) -> dict:
@@ -77,7 +87,7 @@ def decoded(path: Path, owner: Path | None, found: dict[str, Node]) -> dict:
     if made_with is None:
         return {}
     known = tokenizer.load((results_folder(owner) / made_with.place).parent)
-    return {"first_text": known.decode(shards.open_shard(path)[:FIRST_TOKENS].tolist())}
+    return {"first_text": known.decode(shards.open_shard(path, headerless_type(path))[:FIRST_TOKENS].tolist())}
 
 
 def document_shard(path: Path) -> dict:

@@ -4,16 +4,11 @@ Safetensors and what describes them, nothing else: a pickle file can run code wh
 model's own Python files. This module is also imported when Snakemake reads the workflow, so it imports little.
 """
 
-import errno
-import os
 import re
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from makelm import stages, tensor_header
+from makelm import hub, stages, tensor_header
 from makelm.config import Config, HubWeights, LocalWeights, Weights
 from makelm.errors import UserError
 from makelm.progress import Progress
@@ -26,8 +21,6 @@ SMALL = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "chat_template.jinja"),
 )
-# errors of a hard link where a copy does: other file systems, such without links, files of other people
-NO_LINK = frozenset({errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS})
 
 
 class Source(NamedTuple):
@@ -94,7 +87,8 @@ def from_hub(entry: HubWeights, progress: Progress) -> Source:
     from huggingface_hub.utils import disable_progress_bars
 
     disable_progress_bars()  # the stage has its own
-    with explained(entry):
+    lacks = f"has neither {SINGLE} nor {INDEX}; {NO_PICKLES}"
+    with hub.explained("weights", entry.repository, entry.revision, entry.repository, lacks):
         # they say which weights there are
         small = list(SMALL)
         folder = Path(
@@ -113,54 +107,7 @@ def from_hub(entry: HubWeights, progress: Progress) -> Source:
     return Source(folder, taken(folder, names), commit)
 
 
-@contextmanager
-def explained(entry: HubWeights) -> Iterator[None]:
-    """Turns what the hub's client raises into one line."""
-    from huggingface_hub import errors
-
-    where = f"weights.repository: {entry.repository}"
-    try:
-        yield
-    except UserError:
-        raise
-    except errors.GatedRepoError:
-        raise UserError(
-            f"{where} is gated: accept its terms at huggingface.co/{entry.repository}, then set HF_TOKEN"
-        ) from None
-    except errors.RevisionNotFoundError:
-        raise UserError(f"weights.revision: {entry.repository} has no revision {entry.revision}") from None
-    except errors.RepositoryNotFoundError:
-        raise UserError(f"{where} is not on the hub, or private; for a private one set HF_TOKEN") from None
-    except errors.RemoteEntryNotFoundError:
-        raise UserError(f"{where} has neither {SINGLE} nor {INDEX}; {NO_PICKLES}") from None
-    except errors.LocalEntryNotFoundError as error:
-        reason = first_line(error.__cause__ or error)
-        raise UserError(f"{where} is not whole in the hub's cache, and the hub is out of reach: {reason}") from None
-    except (errors.HTTPError, errors.XetDownloadError, OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"{where} cannot be downloaded: {first_line(error)}") from None
-
-
-def first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__
-
-
 # ---- what came
-
-
-def link_or_copy(source: Path, target: Path) -> None:
-    """Makes a file of the same content: a hard link, or a copy where the file system has none.
-
-    So a model of 24 GB is not there twice. Who changes the original in place changes this file too: its sum is not
-    the manifest's any more, which `verify` and the stages that read it say. The hub's cache is made of symbolic links;
-    it is the file behind them that is linked.
-    """
-    original = source.resolve()
-    try:
-        os.link(original, target)
-    except OSError as error:
-        if error.errno not in NO_LINK:
-            raise
-        shutil.copyfile(original, target)
 
 
 def describe(folder: Path) -> dict[str, Any]:

@@ -223,6 +223,8 @@ def bars(runs: list[Run]) -> list[dict]:
     for key, label in BASELINES.items():
         values = dict.fromkeys((run.keys().get("corpus", ""), run.scores[key]) for run in runs)
         for corpus, value in values:
+            if value is None:  # of ready tokens, which have no text
+                continue
             found.append({"label": f"{label}, {corpus}" if len(corpora) > 1 else label, "value": value, "colour": None})
     longest = max(bar["value"] for bar in found)
     return [bar | {"share": round(100 * bar["value"] / longest, 2)} for bar in sorted(found, key=lambda b: b["value"])]
@@ -232,9 +234,10 @@ def verdict(runs: list[Run]) -> str:
     """Returns the comparison with the baselines as a sentence, about the best run."""
     run = min(runs, key=lambda run: run.scores["bits_per_byte"])
     ours = run.scores["bits_per_byte"]
-    parts = [f"{compare(ours, run.scores[key])} {label}" for key, label in BASELINES.items()]
+    known = {label: run.scores[key] for key, label in BASELINES.items() if run.scores[key] is not None}
+    parts = [f"{compare(ours, theirs)} {label}" for label, theirs in known.items()]
     name = f"The best run, {run.name}," if len(runs) > 1 else run.name
-    return f"{name} needs {ours:.3f} bits per byte: {', and '.join(parts)}."
+    return f"{name} needs {ours:.3f} bits per byte{': ' if parts else ''}{', and '.join(parts)}."
 
 
 def compare(ours: float, theirs: float) -> str:

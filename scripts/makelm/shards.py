@@ -8,13 +8,11 @@ from types import TracebackType
 
 import numpy as np
 
+from makelm import token_header
 from makelm.errors import UserError
+from makelm.token_header import shard_name
 
-HEADER_INTS = 256  # int32, little-endian: magic, version, number of tokens, zeros
-HEADER_BYTES = HEADER_INTS * 4
 MAX_TOKENS = 2**31 - 1  # what the header's int32 can count
-# (magic, version) -> type of a token id: llm.c's files for GPT-2 and for Llama 3
-FORMATS = {(20240520, 1): np.dtype("<u2"), (20240801, 7): np.dtype("<u4")}
 REDO = "remove it and run encode_shard again"
 
 
@@ -23,21 +21,13 @@ def token_type(vocab_size: int) -> np.dtype:
     return np.dtype("<u2") if vocab_size <= 2**16 else np.dtype("<u4")
 
 
-def header(dtype: np.dtype, count: int) -> bytes:
-    """Returns the header of a shard of `count` tokens."""
-    (key,) = (key for key, value in FORMATS.items() if value == dtype)
-    ints = np.zeros(HEADER_INTS, dtype="<i4")
-    ints[:3] = *key, count
-    return ints.tobytes()
-
-
 class Writer:
     """Writes token ids to one shard and counts them."""
 
     def __init__(self, path: Path, vocab_size: int):
         self.path, self.count, self.dtype, self.largest = path, 0, token_type(vocab_size), 0
         self.file = path.open("wb")
-        self.file.write(header(self.dtype, 0))
+        self.file.write(token_header.header(self.dtype.name, 0))
 
     def write(self, ids: Iterable[int] | np.ndarray) -> None:
         array = np.asarray(ids).astype(self.dtype)
@@ -53,28 +43,26 @@ class Writer:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if kind is None:
             self.file.seek(0)
-            self.file.write(header(self.dtype, self.count))
+            self.file.write(token_header.header(self.dtype.name, self.count))
         self.file.close()
 
 
-def open_shard(path: Path) -> np.ndarray:
-    """Returns a shard's token ids, mapped into memory. Raises UserError where it is not whole."""
+def open_shard(path: Path, headerless: str | None = None) -> np.ndarray:
+    """Returns a shard's token ids, mapped into memory. Raises UserError where it is not whole.
+
+    `headerless` is the type of the ids where a manifest says that the file holds nothing else.
+    """
     try:
-        size = path.stat().st_size
+        found = token_header.layout(path, headerless)
     except FileNotFoundError:
         raise UserError(f"{path} is missing; run encode_shard") from None
-    if size < HEADER_BYTES:
-        raise UserError(f"{path} is no token shard: {size} bytes are less than a header; {REDO}")
-    # the whole file, since nothing can be mapped of a shard without tokens behind its header
+    except token_header.NotTokens as error:
+        raise UserError(f"{path} {error}; {REDO}") from None
+    if not path.stat().st_size:  # nothing can be mapped
+        return np.empty(0, found.dtype)
+    # the whole file, since nothing can be mapped of a shard without tokens behind its header either
     content = np.memmap(path, dtype=np.uint8, mode="r")
-    magic, version, count = content[:12].view("<i4").tolist()
-    if (magic, version) not in FORMATS:
-        raise UserError(f"{path} is no token shard: magic {magic}, version {version}; {REDO}")
-    dtype = FORMATS[magic, version]
-    expected = HEADER_BYTES + count * dtype.itemsize
-    if size != expected:
-        raise UserError(f"{path} is damaged: {size} bytes, but {count} tokens make {expected}; {REDO}")
-    return content[HEADER_BYTES:].view(dtype)
+    return content[found.offset :].view(np.dtype(found.dtype).newbyteorder("<"))
 
 
 @dataclass(frozen=True)
@@ -126,8 +114,8 @@ class Folder:
         """Returns the ids of each shard of a part, checked against their manifests."""
         found = []
         for number, facts in enumerate(self.facts):
-            path, expected = self.path / f"{part}-{number:05d}.bin", facts[part]["tokens"]
-            found.append(open_shard(path))
+            path, expected = self.path / shard_name(part, number), facts[part]["tokens"]
+            found.append(open_shard(path, facts.get("headerless")))
             if len(found[-1]) != expected:
                 raise UserError(f"{path} has {len(found[-1])} tokens, its manifest says {expected}; {REDO}")
         return found
@@ -142,7 +130,7 @@ def check_ids(folder: Folder) -> None:
                 largest = int(getattr(folder, part)[number].max(initial=0))
             if largest >= folder.vocab_size:
                 raise UserError(
-                    f"{folder.path / f'{part}-{number:05d}.bin'} has the token id {largest}, outside the vocabulary of"
+                    f"{folder.path / shard_name(part, number)} has the token id {largest}, outside the vocabulary of"
                     f" {folder.vocab_size}; {REDO}"
                 )
 

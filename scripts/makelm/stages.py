@@ -143,7 +143,8 @@ def keys(stage: str, settings: Config, name: str, lock: str) -> tuple[dict, dict
     result, execution = {}, {}
     if stage == "download_corpus":
         corpus = settings.corpus[name]
-        result = {"corpus": config.split_keys(corpus)[0], "python": None}
+        result["corpus"], execution["corpus"] = config.split_keys(corpus)
+        result["python"] = None
         if corpus.source == "stdlib":
             result["python"] = platform.python_version()
     elif stage == "download_weights":

@@ -17,8 +17,8 @@ os.environ.update(
 import makelm.closure as makelm_closure
 import makelm.cluster as makelm_cluster
 import makelm.configfile as makelm_configfile
-import makelm.corpus as makelm_corpus
 import makelm.errors as makelm_errors
+import makelm.files as makelm_files
 import makelm.pretrained as makelm_pretrained
 import makelm.stages as makelm_stages
 
@@ -29,7 +29,7 @@ with open(LOCK_FILE) as lock_file:
 
 try:
     SETTINGS = makelm_configfile.load(RAW)
-    SOURCES = makelm_corpus.source_files(SETTINGS)
+    SOURCES = makelm_files.source_files(SETTINGS)
     WEIGHTS = makelm_pretrained.source_files(SETTINGS)
     makelm_cluster.check(SETTINGS)
     if workflow.is_main_process:

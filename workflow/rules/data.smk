@@ -1,7 +1,7 @@
 """Data: from text to token shards; and the weights of other people.
 
 REQUIRED INPUTS: what `corpus:` and `weights:` name (files of this machine, or the network)
-OUTPUTS: results/download_corpus/<corpus>/manifest.json and the document shards it lists
+OUTPUTS: results/download_corpus/<corpus>/manifest.json and the document or token shards it lists
          results/download_weights/<weights>/manifest.json and the model's files it lists
          results/train_tokenizer/<tokenizer>/tokenizer.tiktoken
          results/encode_shard/<corpus>/<tokenizer>/{train,valid}-<shard>.bin
@@ -24,12 +24,14 @@ rule download_corpus:
     threads: 2
     resources:
         **asked("download_corpus"),
+        execution=lambda wildcards: execution("download_corpus", wildcards.corpus),
     params:
         config=lambda wildcards: keys("download_corpus", wildcards.corpus),
         out=subpath(output.manifest, parent=True),
     shell:
         "{resources.launch} python {input.script:q}"
         " --config {params.config:q}"
+        " --execution {resources.execution:q}"
         " --out {params.out:q}"
         " --cores {threads}"
         " --log {log:q}"

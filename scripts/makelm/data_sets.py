@@ -1,0 +1,51 @@
+"""Data sets of the Hugging Face hub, or of a folder that `datasets` can load; it runs no code of theirs any more."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from makelm.config import DatasetsCorpus
+from makelm.documents import Document
+from makelm.errors import UserError, first_line
+from makelm.reading import text_of
+
+
+def open_rows(corpus: DatasetsCorpus) -> tuple[Iterator[Document], dict, int]:
+    """Returns the rows of a data set, what a manifest says of it, and about how many bytes it has (0: unknown).
+
+    Streamed, nothing of it stays; else it is downloaded whole into the cache of `datasets` (HF_HOME) and read from
+    there, with HF_HUB_OFFLINE=1 too.
+    """
+    import datasets  # a second; only this source needs it
+
+    datasets.disable_progress_bars()  # the stage has its own
+    with explained(corpus):
+        builder = datasets.load_dataset_builder(corpus.dataset, corpus.subset, revision=corpus.revision)
+        if corpus.streaming:
+            rows = builder.as_streaming_dataset(split=corpus.dataset_split)
+        else:
+            builder.download_and_prepare()
+            rows = builder.as_dataset(split=corpus.dataset_split)
+
+    def read() -> Iterator[Document]:
+        with explained(corpus):
+            for number, row in enumerate(rows):
+                where = f"{corpus.dataset}, row {number} of {corpus.dataset_split}"
+                yield Document(f"{corpus.dataset_split}:{number}", text_of(row, corpus.text_key, where))
+
+    # of a data set of the hub this is the commit; of a local folder it depends on file times
+    facts = {} if Path(corpus.dataset).is_dir() else {"commit": builder.hash}
+    return read(), facts, builder.info.dataset_size or 0
+
+
+@contextmanager
+def explained(corpus: DatasetsCorpus) -> Iterator[None]:
+    """Turns what `datasets` raises over a data set it cannot read into one line."""
+    from datasets.exceptions import DatasetsError
+
+    try:
+        yield
+    except UserError:
+        raise
+    except (DatasetsError, OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"corpus.dataset: cannot read {corpus.dataset!r}: {first_line(error)}") from None
