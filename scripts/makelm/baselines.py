@@ -2,12 +2,14 @@
 
 import lzma
 from collections import deque
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from makelm.documents import Document
 
 PRESET = 9 | lzma.PRESET_EXTREME  # the command `xz -9e`
 DICTIONARY = 64 << 20  # bytes that preset 9 looks back
+SMALL = 24 << 20  # bytes of text that may be compressed twice at the same time
 
 
 class Tail:
@@ -23,32 +25,45 @@ class Tail:
         while self.bytes - len(self.pieces[0]) >= DICTIONARY:
             self.bytes -= len(self.pieces.popleft())
 
-    def join(self) -> bytes:
-        return b"".join(self.pieces)[-DICTIONARY:]
+    def texts(self) -> list[bytes]:
+        """Returns these bytes, in pieces."""
+        first, *others = self.pieces or [b""]
+        return [first[max(self.bytes - DICTIONARY, 0) :], *others]
 
 
-def xz_baselines(train_tail: bytes, valid: list[Document], cores: int) -> dict[str, float]:
+def first_ones(documents: Iterable[Document]) -> list[Document]:
+    """Returns the first documents, as many as have DICTIONARY bytes of text together, or all."""
+    found, length = [], 0
+    for document in documents:
+        if length >= DICTIONARY:
+            break
+        found.append(document)
+        length += len(document.text.encode())
+    return found
+
+
+def xz_baselines(train_tail: list[bytes], valid: list[Document], cores: int) -> dict[str, float]:
     """Returns bits per byte of the validation text for xz alone, and for xz that has read the training text.
 
     Alone it gets the documents in the order of their names; after the training text, in that of the corpus.
     """
-    texts = [train_tail + join(valid), train_tail, join(sorted(valid))]
-    pool = ThreadPoolExecutor(min(2, cores))  # lzma works without the interpreter's lock
+    in_order = [document.text.encode() for document in valid]
+    texts = [[*train_tail, *in_order], train_tail, [document.text.encode() for document in sorted(valid)]]
+    length = sum(map(len, in_order))
+    # a compressor takes ten times the text in memory, up to 0.7 GB
+    small = sum(map(len, train_tail)) + length < SMALL
+    pool = ThreadPoolExecutor(min(2, cores) if small else 1)  # lzma works without the interpreter's lock
     try:
         both, train, alone = pool.map(xz_bytes, texts)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)  # a stage that is told to stop does not wait for them
-    length = len(texts[0]) - len(train_tail)
     return {
         "xz_bits_per_byte": alone * 8 / length,
         "xz_after_train_bits_per_byte": (both - train) * 8 / length,
     }
 
 
-def join(documents: list[Document]) -> bytes:
-    return "".join(document.text for document in documents).encode()
-
-
-def xz_bytes(text: bytes) -> int:
-    """Returns the size of the .xz file that the command would write."""
-    return len(lzma.compress(text, format=lzma.FORMAT_XZ, check=lzma.CHECK_CRC64, preset=PRESET))
+def xz_bytes(pieces: list[bytes]) -> int:
+    """Returns the size of the .xz file that the command would write of the pieces together."""
+    compressor = lzma.LZMACompressor(lzma.FORMAT_XZ, lzma.CHECK_CRC64, PRESET)
+    return sum(len(compressor.compress(piece)) for piece in pieces) + len(compressor.flush())
