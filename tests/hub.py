@@ -10,17 +10,18 @@ from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-REQUEST = re.compile(r"(?:/api/models)?/(.+?)/(revision|tree|resolve)/([^/]+)(?:/(.+))?")
+REQUEST = re.compile(r"(?:/api)?(?:/(models|datasets))?/(.+?)/(revision|tree|paths-info|resolve)/([^/]+)(?:/(.+))?")
 
 
 class Hub(http.server.ThreadingHTTPServer):
-    """Models by name, each a map of file names to bytes; `asked` are the files whose content was fetched."""
+    """Models and data sets by name, each a map of file names to bytes; `asked` are the files that were fetched."""
 
     daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Answer)
         self.models: dict[str, dict[str, bytes]] = {}
+        self.data_sets: dict[str, dict[str, bytes]] = {}
         self.gated: set[str] = set()
         self.asked: list[str] = []
 
@@ -37,8 +38,8 @@ class Answer(http.server.BaseHTTPRequestHandler):
         if parts is None:  # the client also asks for what is no model's
             self.refuse(404, "EntryNotFound")
             return
-        name, what, revision, file = parts.groups()
-        files = self.server.models.get(name)
+        kind, name, what, revision, file = parts.groups()
+        files = (self.server.data_sets if kind == "datasets" else self.server.models).get(name)
         if name in self.server.gated:
             self.refuse(403, "GatedRepo")
         elif files is None:
@@ -46,7 +47,11 @@ class Answer(http.server.BaseHTTPRequestHandler):
         elif revision not in ("main", COMMIT):
             self.refuse(404, "RevisionNotFound")
         elif what == "revision":
-            self.give(json.dumps({"id": name, "sha": COMMIT, "siblings": []}).encode())
+            siblings = [{"rfilename": path} for path in files]
+            self.give(json.dumps({"id": name, "sha": COMMIT, "siblings": siblings}).encode())
+        elif what == "paths-info":
+            wanted = self.rfile.read(int(self.headers["Content-Length"])).decode()
+            self.give(json.dumps([entry(path, files[path]) for path in files if path in wanted]).encode())
         elif what == "tree":
             self.give(json.dumps([entry(path, content) for path, content in files.items()]).encode())
         elif file not in files:
@@ -56,7 +61,7 @@ class Answer(http.server.BaseHTTPRequestHandler):
                 self.server.asked.append(file)
             self.give(files[file])
 
-    do_HEAD = do_GET
+    do_HEAD = do_POST = do_GET
 
     def give(self, body: bytes) -> None:
         self.send_response(200)
@@ -64,7 +69,7 @@ class Answer(http.server.BaseHTTPRequestHandler):
         self.send_header("X-Repo-Commit", COMMIT)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        if self.command == "GET":
+        if self.command != "HEAD":
             self.wfile.write(body)
 
     def refuse(self, status: int, reason: str) -> None:

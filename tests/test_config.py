@@ -14,6 +14,12 @@ DEFAULT = yaml.safe_load((Path(__file__).parent.parent / "config.yaml").read_tex
 LEARNED = dict.fromkeys(("corpus", "vocab_size", "pattern"))  # what a tokenizer that has a name does not need
 GPT2 = {"kind": "tiktoken", "encoding": "gpt2", "file": None, "end_of_text": True} | LEARNED
 
+SUM = "0" * 64
+SPLIT = {"max_documents": None, "shards": 1, "split": "tail", "valid_fraction": 0.1}
+URL = {"source": "url", "url": "https://a/b.txt", "sha256": SUM, "text_key": "text"} | SPLIT
+READY = {"source": "tokens", "train": ["a.bin"], "valid": ["b.bin"], "dtype": None, "sha256": {}}
+READY |= {"repository": None, "revision": None}
+
 
 def changed(path: str, value: object) -> dict:
     """Returns the default configuration with one dotted key set; `...` as the value removes it."""
@@ -60,6 +66,29 @@ def test_the_default_is_valid_and_values_have_their_types():
             ...,
             "corpus.stdlib.source must be one of stdlib, local, url, huggingface, tokens, got None",
         ),
+        ("corpus.mine", URL | {"sha256": []}, "corpus.mine: sha256 needs one sum for each address of url, got 0 for 1"),
+        ("corpus.mine", URL | {"url": "ftp://a"}, "corpus.mine.url.0: string should match pattern"),
+        ("corpus.mine", URL | {"text_key": 3}, "corpus.mine.text_key: input should be a column's name, or {columns"),
+        ("corpus.mine", URL | {"text_key": {"columns": []}}, "corpus.mine.text_key.columns: list should have at least"),
+        ("corpus.mine", READY | {"train": ["b.bin"]}, "corpus.mine: b.bin is named twice in train and valid"),
+        (
+            "corpus.mine",
+            READY | {"sha256": {"c.bin": SUM}},
+            "sha256: neither train nor valid has 'c.bin'; did you mean",
+        ),
+        (
+            "corpus.mine",
+            READY | {"train": ["http://a/b"]},
+            "corpus.mine: sha256 must have the sum of http://a/b, which",
+        ),
+        (
+            "corpus.mine",
+            READY | {"revision": "main"},
+            "corpus.mine: revision is that of a repository, and null without",
+        ),
+        ("corpus.mine", READY | {"dtype": "int32"}, "corpus.mine.dtype: input should be 'uint16' or 'uint32'"),
+        ("corpus.mine", READY | {"shards": 2}, "corpus.mine: unknown key 'shards'"),
+        ("corpus.stdlib", READY, "tokenizer.stdlib_bpe.corpus: stdlib has tokens and no text to learn from; take kind"),
         ("run.stdlib.train.steps", ..., "run.stdlib.train.steps is missing"),
         ("run.stdlib.train.steps", "many", "run.stdlib.train.steps: input should be a valid integer, got 'many'"),
         ("run.stdlib.train.steps", 1.5, "run.stdlib.train.steps: input should be a valid integer, got 1.5"),
@@ -201,3 +230,16 @@ def test_keys_are_of_two_kinds():
     assert set(execution["train"]) == {*cadence, *watching, "time_limit", "lock_wait", "resume_from"}
     assert "mesh" not in result and set(execution["mesh"]) == {"data", "fsdp", "tensor"}
     assert configfile.merge(result, execution) == run.model_dump()
+
+
+def test_one_value_is_read_as_a_list_and_a_name_as_columns():
+    found = configfile.load(changed("corpus.mine", URL)).corpus["mine"]
+    assert (found.url, found.sha256) == (["https://a/b.txt"], [SUM])
+    assert found.text_key == config.TextKey(columns=["text"], separator="")
+    again = configfile.parse(config.UrlCorpus, config.split_keys(found)[0], "again")  # as a stage gets it
+    assert again == found
+
+
+def test_numbered_files_are_as_many_and_each_is_a_shard():
+    found = configfile.load(changed("corpus.mine", READY | {"train": ["a_{08..11}.bin", "z.bin"]})).corpus["mine"]
+    assert found.train == ["a_08.bin", "a_09.bin", "a_10.bin", "a_11.bin", "z.bin"] and found.shards == 5

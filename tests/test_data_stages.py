@@ -1,6 +1,7 @@
 """The stages that make token shards out of text, as programs: what they write, how they end, what they leave."""
 
 import fcntl
+import gzip
 import hashlib
 import json
 import os
@@ -12,8 +13,9 @@ import time
 from pathlib import Path
 
 import pytest
+import web
 
-from makelm import documents, manifest, shards, tokenizer
+from makelm import documents, inspection, manifest, shards, token_header, tokenizer
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SCRIPTS = REPOSITORY / "scripts"
@@ -57,7 +59,7 @@ def refuse(*arguments: object) -> str:
 
 def snapshot(folder: Path) -> dict[str, str]:
     """Returns the files that a folder shows and their sums; the lock is hidden."""
-    paths = [path for path in folder.rglob("*") if path.is_file() and not path.name.endswith(".lock")]
+    paths = [path for path in folder.rglob("[!.]*") if path.is_file() and path.parent.name != ".download"]
     return {path.relative_to(folder).as_posix(): manifest.file_sha256(path) for path in paths}
 
 
@@ -151,15 +153,57 @@ def test_fewer_shards_leave_none_of_the_old_ones(made, tmp_path):
     assert names == {"manifest.json", "train-00000.jsonl.zst", "valid-00000.jsonl.zst"}
 
 
-def test_a_url_that_fails_once_makes_a_corpus(tmp_path):
-    (tmp_path / "a.txt").write_text("some text, some text")
-    found = hashlib.sha256(b"some text, some text").hexdigest()
-    change = {"source": "url", "paths": None, "url": (tmp_path / "a.txt").as_uri(), "sha256": found}
-    run("download_corpus", corpus_keys(**change), tmp_path, tmp_path / "corpus")
-    assert content(tmp_path / "corpus")["facts"]["source"] == {"sha256": found}
-    assert "download" not in snapshot(tmp_path / "corpus")
-    change["sha256"] = "0" * 64
-    assert "corpus.sha256: " in refuse("download_corpus", corpus_keys(**change), tmp_path, tmp_path / "other")
+def test_urls_make_a_corpus_and_leave_nothing_of_the_download(tmp_path, monkeypatch):
+    monkeypatch.setenv("no_proxy", "*")
+    bodies = [f"some text, some text {number}".encode() for number in range(2)]
+    sums = [hashlib.sha256(body).hexdigest() for body in bodies]
+    with web.serve() as server:
+        addresses = [server.address(f"{number}.txt.gz") for number in range(2)]
+        packed = [gzip.compress(body, mtime=0) for body in bodies]
+        sums = [hashlib.sha256(body).hexdigest() for body in packed]
+        server.answers = [web.content(packed[0]), web.status(404)]
+        keys = corpus_keys(source="url", paths=None, url=addresses, sha256=sums)
+        assert "corpus: cannot download" in refuse("download_corpus", keys, tmp_path, tmp_path / "corpus")
+        assert [path.name for path in (tmp_path / "corpus/.download").iterdir()] == sums[:1]
+        server.answers = [web.content(packed[1])]
+        run("download_corpus", keys, tmp_path, tmp_path / "corpus")
+    assert list(snapshot(tmp_path / "corpus")) and not (tmp_path / "corpus/.download").exists()
+    names = content(tmp_path / "corpus")["facts"]["source"]["files"]
+    assert {name: facts["sha256"] for name, facts in names.items()} == dict(
+        zip(("0.txt.gz", "1.txt.gz"), sums, strict=True)
+    )
+    texts = [text.text for part in documents.PARTS for text in documents.read_in_order(tmp_path / "corpus", part, 2)]
+    assert "".join(texts[0::2] + texts[1::2]) == "".join(body.decode() for body in bodies)
+
+
+@pytest.mark.parametrize("dtype", [None, "uint16"])
+def test_ready_tokens_are_what_their_text_would_have_become(made, tmp_path, dtype):
+    files = {}
+    for part in documents.PARTS:
+        for number in range(2):
+            name = token_header.shard_name(part, number)
+            content_ = (made / "tokens" / name).read_bytes()
+            (tmp_path / name).write_bytes(content_[token_header.HEADER_BYTES if dtype else 0 :])
+            files.setdefault(part, []).append(name)
+    tokens = {"source": "tokens", "repository": None, "revision": None, "dtype": dtype, "sha256": {}, **files}
+    top = tmp_path / "results"
+    run("download_corpus", {"corpus": tokens, "python": None}, tmp_path, top / "corpus")
+    (tmp_path / "tokenizer").symlink_to(made / "tokenizer")
+    for number in ("00000", "00001"):
+        arguments = ("--corpus", "results/corpus", "--tokenizer", "tokenizer", "--shard", number)
+        run("encode_shard", {}, tmp_path, top / "tokens", *arguments)
+    assert (top / "tokens/train-00001.bin").samefile(tmp_path / "train-00001.bin")
+    top = top.rename(tmp_path / "moved")
+    folder = shards.open_folder(top / "tokens", lambda _, path: content(path.parent, path.name))
+    shards.check_ids(folder)
+    for part in documents.PARTS:
+        for number, ids in enumerate(getattr(folder, part)):
+            name = f"{number:05d}.json"
+            facts = content(top / "tokens", name)["facts"][part]
+            assert facts == content(made / "tokens", name)["facts"][part] | ({"headerless": dtype} if dtype else {})
+            assert ids.tolist() == shards.open_shard(made / "tokens" / token_header.shard_name(part, number)).tolist()
+    shown = inspection.inspect(top / "tokens" / "valid-00001.bin")["facts"]
+    assert shown["tokens"] == len(folder.valid[1]) and shown["first_tokens"] == folder.valid[1][:64].tolist()
 
 
 # ---- how they refuse

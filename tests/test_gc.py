@@ -66,6 +66,19 @@ def paths(results: Path) -> list[str]:
     return sorted(path.relative_to(results).as_posix() for path in every)
 
 
+def test_what_a_download_left_goes_unless_the_next_run_goes_on_from_it(results):
+    for corpus in ("tiny", "done", "stdlib"):
+        (results / "download_corpus" / corpus / ".download").mkdir(parents=True)
+        (results / "download_corpus" / corpus / ".download" / "sum").write_text("x" * 100)
+    assert collect(results) == [
+        f"download_corpus/{corpus}/.download: 100 B, left of a download" for corpus in ("done", "stdlib")
+    ]
+    make(results, "download_corpus/tiny/manifest.json")
+    (results / "download_corpus/done/.download").rename(results / "download_corpus/done/.deleting-.download")
+    assert len(collect(results, delete=True)) == 3
+    assert paths(results) == ["download_corpus/tiny/made.txt", "download_corpus/tiny/manifest.json"]
+
+
 def test_artifacts_of_what_is_not_configured(results):
     make(results, "download_corpus/tiny/manifest.json")
     make(results, "encode_shard/tiny/tiny_bpe/00000.json", ("train-00000.bin", "valid-00000.bin"))

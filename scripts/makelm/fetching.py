@@ -171,7 +171,7 @@ def attempt(address: str, path: Path, progress: Progress) -> None:
 def ask(request: urllib.request.Request) -> http.client.HTTPResponse:
     """Returns what a server answers. Raises Trouble where it cannot be reached, URLError where it never will be."""
     try:
-        return urllib.request.urlopen(request, timeout=TIMEOUT)
+        return urllib.request.build_opener().open(request, timeout=TIMEOUT)  # asks the environment for proxies
     except (urllib.error.HTTPError, http.client.InvalidURL):
         raise
     except (http.client.HTTPException, OSError) as error:
@@ -199,6 +199,7 @@ def receive(response: http.client.HTTPResponse, path: Path, start: int, progress
         # whatever has come is written at once, since nobody knows whether more will
         while missing != 0 and (chunk := next_chunk(response, missing)):
             file.write(chunk)
+            file.flush()
             bar.advance(len(chunk))
             missing = None if missing is None else missing - len(chunk)
     if missing:

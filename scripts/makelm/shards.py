@@ -115,7 +115,7 @@ class Folder:
         found = []
         for number, facts in enumerate(self.facts):
             path, expected = self.path / shard_name(part, number), facts[part]["tokens"]
-            found.append(open_shard(path, facts.get("headerless")))
+            found.append(open_shard(path, facts[part].get("headerless")))
             if len(found[-1]) != expected:
                 raise UserError(f"{path} has {len(found[-1])} tokens, its manifest says {expected}; {REDO}")
         return found
