@@ -4,7 +4,7 @@ Document shards are read here as they stand on disk, one in each process, and wr
 """
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +16,7 @@ from makelm.baselines import Tail
 from makelm.cleaning import Step
 from makelm.config import Clean, Split
 from makelm.deduplication import CONTAMINATED, IN_TRAIN, IN_VALID, KEPT, REASONS
+from makelm.manifest import file_sha256
 from makelm.progress import Bar, Progress
 
 SMALL = 1 << 25  # bytes of text that one process has examined when others would just have started
@@ -86,8 +87,10 @@ def sift(
     new, tail, shards = {}, None, settings.shards
     if fates["valid"].any():
         new["valid"], _ = write_again(folder, "valid", shards, fates["valid"], progress)
-    texts = evaluation_texts(settings.clean)
-    everything = itertools.chain(read_part(folder, "valid", shards), *(read() for read in texts.values()))
+    texts = files.evaluation_files(settings.clean)
+    text = partial(evaluation_text, settings.clean)
+    compared = (text(path, name) for name, path in texts.items())
+    everything = itertools.chain(read_part(folder, "valid", shards), itertools.chain.from_iterable(compared))
     index = contamination.build(scratch / "index", everything)
     most = settings.clean.max_contamination if settings.clean else None
     cores = cores if parts["train"]["bytes"] > SMALL else 1
@@ -99,17 +102,27 @@ def sift(
         "ngram": contamination.NGRAM,
         "sampled": 0.5**index.halvings,
         "validation": contamination.shares(index, seen, read_part(folder, "valid", shards)),
-        "evaluation_texts": {name: contamination.shares(index, seen, read()) for name, read in texts.items()},
+        "evaluation_texts": {
+            name: {"sha256": file_sha256(path)} | contamination.shares(index, seen, text(path, name))
+            for name, path in texts.items()
+        },
     }
     return Sifted(counted(settings.clean, counts, parts["valid"], new.get("valid")), facts, new, tail)
 
 
-def evaluation_texts(clean: Clean | None) -> dict[str, Callable[[], Iterator[documents.Document]]]:
-    """Returns name -> what reads its documents, for each file of the evaluation texts."""
-    return {
-        name: partial(reading.documents, path, name, clean.evaluation_texts.text_key, str(path))
-        for name, path in files.evaluation_files(clean).items()
-    }
+def evaluation_text(clean: Clean, path: Path, name: str) -> Iterator[documents.Document]:
+    """Yields the documents of one file of the evaluation texts."""
+    yield from reading.documents(path, name, clean.evaluation_texts.text_key, str(path))
+
+
+def sentence(step: dict) -> str:
+    """Returns a step's facts as a line to read."""
+    dropped = [f"{reason} {counts['documents']:,}" for reason, counts in step["dropped"].items()]
+    more = [f"{step['changed']:,} changed"] if step["changed"] else []
+    more += [f"dropped {', '.join(dropped)}"] if dropped else []
+    return f"{step['step']}: {step['documents_in']:,} documents in, {step['documents_out']:,} out" + "".join(
+        f"; {one}" for one in more
+    )
 
 
 def counted(clean: Clean | None, train: np.ndarray, valid: dict, valid_after: dict | None) -> list[Step]:
