@@ -1,6 +1,7 @@
 """The second pass, as part of the stage: what it drops, how documents lie then, what the manifest says of it."""
 
 import io
+import itertools
 import json
 import random
 from pathlib import Path
@@ -41,7 +42,7 @@ def read(folder: Path, part: str, shards: int = 3) -> list[documents.Document]:
 
 @pytest.fixture(scope="module")
 def copies(tmp_path_factory) -> tuple[Path, list[str]]:
-    """Returns a folder with a.jsonl of 80 documents, a third of them copies, a few of them parts of others; its texts."""
+    """Returns a folder with a.jsonl of 80 documents, a third of them copies, some with others in them; its texts."""
     rng, folder = random.Random(0), tmp_path_factory.mktemp("copies")
     texts = [text(rng) for _ in range(80)]
     for number in range(10, 80, 3):
@@ -158,7 +159,7 @@ def test_all_of_it_is_the_same_to_the_byte_with_other_cores(copies, tmp_path):
     assert one["digest"] == two["digest"]
     steps = one["content"]["facts"]["cleaning"]
     assert [step["step"] for step in steps] == ["ftfy", "normalize", "filter", "deduplicate", "decontaminate"]
-    for before, after in zip(steps[:4], steps[1:4], strict=False):
+    for before, after in itertools.pairwise(steps[:4]):
         assert all(before[f"{what}_out"] == after[f"{what}_in"] for what in ("documents", "bytes"))
 
 
