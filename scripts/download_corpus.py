@@ -51,7 +51,7 @@ def gather_text(job: cli.Job) -> dict:
     check_parts(settings, facts)
     shutil.rmtree(scratch)
     job.say("compressing with xz -9e, which is what the model has to beat")
-    valid = baselines.first_ones(documents.read_in_order(job.staging, "valid", settings.shards))
+    valid = baselines.beginning(documents.read_in_order(job.staging, "valid", settings.shards))
     facts |= baselines.xz_baselines(train_tail.texts(), valid, job.args.cores)
     job.say(
         f"xz: {facts['xz_bits_per_byte']:.3f} bits per byte of validation,"

@@ -146,3 +146,12 @@ def test_the_tail_holds_what_the_compressor_can_look_back_at(monkeypatch):
     for text in ("abc", "def", "", "gh"):
         tail.add(text)
     assert b"".join(tail.texts()) == b"defgh" and len(tail.pieces) <= 4
+
+
+def test_what_is_compressed_of_much_validation_text_is_its_beginning(monkeypatch):
+    monkeypatch.setattr(baselines, "DICTIONARY", 5)
+    texts = iter([Document("a", "ab"), Document("b", "cdé"), Document("c", "x")])
+    assert baselines.beginning(texts) == [Document("a", "ab"), Document("b", "cd")]
+    assert next(texts).id == "c"  # and no more is read
+    assert baselines.beginning([Document("a", "abcde"), Document("b", "f")]) == [Document("a", "abcde")]
+    assert baselines.beginning([Document("a", "é"), Document("b", "")]) == [Document("a", "é"), Document("b", "")]

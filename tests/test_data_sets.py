@@ -8,8 +8,9 @@ from pathlib import Path
 
 import hub
 import pytest
+import yaml
 
-from makelm import config, data_sets
+from makelm import config, configfile, data_sets, stages
 from makelm.documents import Document
 from makelm.errors import UserError
 
@@ -83,11 +84,22 @@ def test_another_commit_than_the_one_asked_for_is_refused():
         data_sets.check_commit(settings(revision=fine), hub.COMMIT)
 
 
+def test_whether_it_is_streamed_decides_no_result():
+    raw = yaml.safe_load((SCRIPTS.parent / "config.yaml").read_text())
+    found = []
+    for streaming in (True, False):
+        raw["corpus"]["mine"] = settings(streaming=streaming).model_dump()
+        lock = (SCRIPTS.parent / "uv.lock").read_text()
+        found.append(stages.keys("download_corpus", configfile.load(raw), "mine", lock))
+    assert found[0][0] == found[1][0] and "streaming" not in found[0][0]["corpus"]
+    assert [execution for _, execution in found] == [{"corpus": {"streaming": each}} for each in (True, False)]
+
+
 # ---- the hub; in programs of their own, since its address and cache are read when `datasets` is imported
 
 PROGRAM = """
 import json, sys
-from makelm import config, data_sets, errors
+from makelm import config, configfile, data_sets, stages, errors
 for keys in json.loads(sys.argv[1]):
     try:
         documents, facts, _ = data_sets.open_rows(config.DatasetsCorpus(**keys))

@@ -10,6 +10,7 @@ from makelm import config, configfile, optimizer, stages
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT = yaml.safe_load((ROOT / "config.yaml").read_text())
+CORPORA = {path.stem: yaml.safe_load(path.read_text()) for path in (ROOT / "workflow/presets/corpora").glob("*.yaml")}
 PRESETS = {path.stem: yaml.safe_load(path.read_text()) for path in sorted((ROOT / "workflow/presets").glob("*.yaml"))}
 
 
@@ -32,9 +33,16 @@ def test_a_preset_stands_by_itself(name):
 @pytest.mark.parametrize("section", ["corpus", "tokenizer", "weights", "run"])
 def test_a_name_means_the_same_in_all_presets(section):
     met = dict(DEFAULT[section])
-    for name, preset in PRESETS.items():
+    for name, preset in [*PRESETS.items(), *CORPORA.items()]:
         for entry, content in preset.get(section, {}).items():
             assert met.setdefault(entry, content) == content, f"{entry} in {name}"
+
+
+@pytest.mark.parametrize("name", CORPORA)
+def test_the_preset_of_a_corpus_makes_it_known_and_builds_nothing_else(name):
+    found = configfile.load(configfile.merge(DEFAULT, CORPORA[name]))
+    assert list(CORPORA[name]["corpus"]) == [name] and found.runs == DEFAULT["runs"]
+    assert found.corpus[name].shards >= 1
 
 
 def test_make_presets_runs_every_preset_and_knows_its_size():

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -311,3 +312,12 @@ def test_comparisons_read_easily(ours, text):
 @pytest.mark.parametrize(("value", "text"), [(1e-8, "1e-8"), (0.02, "0.02"), (None, "null"), (["a\n", 1], "'a\\n', 1")])
 def test_values_read_as_in_the_config_file(value, text):
     assert pages.plain(value) == text
+
+
+def test_a_corpus_without_text_has_no_baselines():
+    runs = [
+        SimpleNamespace(name=name, scores=dict.fromkeys(report.BASELINES, None) | {"bits_per_byte": bits}, keys=dict)
+        for name, bits in (("a", 1.5), ("b", 1.0))
+    ]
+    assert [bar["label"] for bar in report.bars(runs)] == ["b", "a"]
+    assert report.verdict(runs) == "The best run, b, needs 1.000 bits per byte."

@@ -31,14 +31,15 @@ class Tail:
         return [first[max(self.bytes - DICTIONARY, 0) :], *others]
 
 
-def first_ones(documents: Iterable[Document]) -> list[Document]:
-    """Returns the first documents, as many as have DICTIONARY bytes of text together, or all."""
-    found, length = [], 0
+def beginning(documents: Iterable[Document]) -> list[Document]:
+    """Returns the first documents, of about as many bytes as xz can look back at, the last one maybe cut."""
+    found, left = [], DICTIONARY
     for document in documents:
-        if length >= DICTIONARY:
+        text = document.text.encode()[:left].decode(errors="ignore")
+        found.append(Document(document.id, text))
+        left -= len(text.encode())
+        if len(text) < len(document.text) or not left:
             break
-        found.append(document)
-        length += len(document.text.encode())
     return found
 
 
