@@ -15,7 +15,7 @@ LEARNED = dict.fromkeys(("corpus", "vocab_size", "pattern"))  # what a tokenizer
 GPT2 = {"kind": "tiktoken", "encoding": "gpt2", "file": None, "end_of_text": True} | LEARNED
 
 SUM = "0" * 64
-SPLIT = {"max_documents": None, "shards": 1, "split": "tail", "valid_fraction": 0.1}
+SPLIT = {"max_documents": None, "clean": None, "shards": 1, "split": "tail", "valid_fraction": 0.1}
 URL = {"source": "url", "url": "https://a/b.txt", "sha256": SUM, "text_key": "text"} | SPLIT
 READY = {"source": "tokens", "train": ["a.bin"], "valid": ["b.bin"], "dtype": None, "sha256": {}}
 READY |= {"repository": None, "revision": None}

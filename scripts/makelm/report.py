@@ -272,6 +272,7 @@ def figures(run: Run) -> list[dict]:
     """Returns the run's numbers to look at first, each with what follows it small and what a hover adds."""
     scores, made = run.scores, run.stages["train_model"].manifest["made"]
     flops = run.plan["flops_per_token"] * run.summary["tokens"]
+    common, of_documents = contamination(run)
     found = [
         ("bits per byte", f"{scores['bits_per_byte']:.3f}", "", f"{scores['bytes']:,} bytes of validation documents"),
         (
@@ -281,12 +282,25 @@ def figures(run: Run) -> list[dict]:
             "nats per token",
         ),
         ("perplexity", f"{scores['perplexity']:.2f}", "", f"{scores['tokens']:,} validation tokens"),
+        ("validation seen in train", common, "", of_documents),
         ("samples that parse", samples_page.rate(run.samples), "", "as Python; of a cut text, what is complete"),
         ("parameters", pages.count(run.plan["parameters"]), "", f"{run.plan['parameters']:,}"),
         ("tokens trained on", pages.count(run.summary["tokens"]), "", f"{run.summary['tokens']:,}"),
         ("training took", pages.duration(made["seconds"]), "", f"{flops:.3g} floating-point operations"),
     ]
     return [dict(zip(("name", "value", "small", "hover"), one, strict=True)) for one in found if one[1]]
+
+
+def contamination(run: Run) -> tuple[str, str]:
+    """Returns (the share of validation that occurs in train, what that is); nothing where there is no text to tell."""
+    scored = run.stages["evaluate_model"].manifest["content"]["inputs"].values()
+    for node in run.ancestors:
+        facts = node.manifest["content"]["facts"]
+        if node.stage == "download_corpus" and node.manifest["digest"] in scored and "contamination" in facts:
+            found, length = facts["contamination"]["validation"], facts["contamination"]["ngram"]
+            over_half = f"{found['documents_over_half']:,} of {found['documents']:,} documents by more than half"
+            return f"{100 * found['share']:.1f}%", f"{length} words in a row of validation documents; {over_half}"
+    return "", ""
 
 
 def config(run: Run, names: list[str]) -> dict[str, list[dict]]:
