@@ -161,6 +161,14 @@ def test_a_flipped_bit_is_noticed(tmp_path, name):
         read(tmp_path, name, bytes(content))
 
 
+def test_a_compressed_archive_is_read_to_the_checksum_behind_its_padding(tmp_path):
+    content = bytearray(gzip.compress(archive({"a.txt": b"a"}) + bytes(3 * reading.CHUNK)))
+    assert len(read(tmp_path, "a.tar.gz", bytes(content))) == 1
+    content[-6] ^= 1
+    with pytest.raises(UserError, match=r"^a\.tar\.gz is damaged"):
+        read(tmp_path, "a.tar.gz", bytes(content))
+
+
 @pytest.mark.parametrize("name", ["a.tar", "a.tar.gz"])
 def test_an_archive_with_a_damaged_header_does_not_just_end_there(tmp_path, name):
     content = bytearray(archive({"1.txt": b"1", "2.txt": b"2"}))

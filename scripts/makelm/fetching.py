@@ -240,4 +240,6 @@ def describe(error: Exception) -> str:
     """Returns what went wrong, in a few words."""
     if isinstance(error, urllib.error.HTTPError):
         return f"HTTP {error.code} {first_line(Exception(error.reason))}"
+    if isinstance(error, urllib.error.URLError):  # a frame around what went wrong
+        return first_line(Exception(error.reason))
     return first_line(error)
