@@ -142,10 +142,14 @@ def test_the_baselines_are_those_of_the_xz_format():
 
 def test_the_tail_holds_what_the_compressor_can_look_back_at(monkeypatch):
     monkeypatch.setattr(baselines, "DICTIONARY", 5)
+    monkeypatch.setattr(baselines, "PIECE", 2)
     tail = baselines.Tail()
     for text in ("abc", "def", "", "gh"):
         tail.add(text)
-    assert b"".join(tail.texts()) == b"defgh" and len(tail.pieces) <= 4
+    assert b"".join(tail.texts()) == b"defgh" and len(tail.pieces) <= 3
+    tail.add("i")
+    assert b"".join(tail.texts()) == b"efghi"
+    assert b"".join(baselines.Tail().texts()) == b""
 
 
 def test_what_is_compressed_of_much_validation_text_is_its_beginning(monkeypatch):

@@ -1,14 +1,16 @@
 """What a compressor makes of the validation documents: the figures a model has to beat."""
 
+import itertools
 import lzma
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from makelm.documents import Document
 
 PRESET = 9 | lzma.PRESET_EXTREME  # the command `xz -9e`
 DICTIONARY = 64 << 20  # bytes that preset 9 looks back
+PIECE = 1 << 20  # bytes
 SMALL = 24 << 20  # bytes of text that may be compressed twice at the same time
 
 
@@ -16,19 +18,26 @@ class Tail:
     """The last bytes of a stream of texts, as many as xz can look back at."""
 
     def __init__(self) -> None:
+        # in pieces of one size: thousands of small ones would leave holes in memory when they go
         self.pieces: deque[bytes] = deque()
-        self.bytes = 0
+        self.last = bytearray()
 
     def add(self, text: str) -> None:
-        self.pieces.append(text.encode())
-        self.bytes += len(self.pieces[-1])
-        while self.bytes - len(self.pieces[0]) >= DICTIONARY:
-            self.bytes -= len(self.pieces.popleft())
+        self.last += text.encode()
+        if len(self.last) >= PIECE:
+            self.pieces.append(bytes(self.last))
+            self.last = bytearray()
+            while sum(map(len, self.pieces)) - len(self.pieces[0]) >= DICTIONARY:
+                self.pieces.popleft()
 
     def texts(self) -> list[bytes]:
         """Returns these bytes, in pieces."""
-        first, *others = self.pieces or [b""]
-        return [first[max(self.bytes - DICTIONARY, 0) :], *others]
+        found, left = [], DICTIONARY
+        for piece in (bytes(self.last), *reversed(self.pieces)):
+            if left:
+                found.append(piece[-left:])
+                left -= len(found[-1])
+        return found[::-1]
 
 
 def beginning(documents: Iterable[Document]) -> list[Document]:
@@ -48,9 +57,8 @@ def xz_baselines(train_tail: list[bytes], valid: list[Document], cores: int) -> 
 
     Alone it gets the documents in the order of their names; after the training text, in that of the corpus.
     """
-    in_order = [document.text.encode() for document in valid]
-    texts = [[*train_tail, *in_order], train_tail, [document.text.encode() for document in sorted(valid)]]
-    length = sum(map(len, in_order))
+    texts = [itertools.chain(train_tail, encoded(valid)), train_tail, encoded(sorted(valid))]
+    length = sum(map(len, encoded(valid)))
     # a compressor takes ten times the text in memory, up to 0.7 GB
     small = sum(map(len, train_tail)) + length < SMALL
     pool = ThreadPoolExecutor(min(2, cores) if small else 1)  # lzma works without the interpreter's lock
@@ -64,7 +72,11 @@ def xz_baselines(train_tail: list[bytes], valid: list[Document], cores: int) -> 
     }
 
 
-def xz_bytes(pieces: list[bytes]) -> int:
+def encoded(documents: list[Document]) -> Iterator[bytes]:
+    return (document.text.encode() for document in documents)
+
+
+def xz_bytes(pieces: Iterable[bytes]) -> int:
     """Returns the size of the .xz file that the command would write of the pieces together."""
     compressor = lzma.LZMACompressor(lzma.FORMAT_XZ, lzma.CHECK_CRC64, PRESET)
     return sum(len(compressor.compress(piece)) for piece in pieces) + len(compressor.flush())
