@@ -6,7 +6,7 @@ Every step is counted: documents and bytes that came in and went out, and why do
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 
@@ -150,9 +150,15 @@ def repairer(how: str):
 # ---- filters: each says whether a text of so many bytes is beyond its bound
 
 
+@lru_cache(maxsize=1)
+def words_of(text: str) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the words of one text, which the filters after the first need not find again."""
+    return words.words([text])
+
+
 def few_words(text: str, size: int, least: int) -> bool:
     """A text of less than so many different words."""
-    return np.unique(words.words([text])[0]).size < least
+    return np.unique(words_of(text)[0]).size < least
 
 
 def repeated_lines(text: str, size: int, most: float) -> bool:
@@ -163,13 +169,13 @@ def repeated_lines(text: str, size: int, most: float) -> bool:
 
 def repeated_ngrams(text: str, size: int, most: float) -> bool:
     """A larger share of five words in a row stood before."""
-    found = words.ngrams(*words.words([text]), DUPLICATE_NGRAM)[0]
+    found = words.ngrams(*words_of(text), DUPLICATE_NGRAM)[0]
     return bool(found.size) and 1 - np.unique(found).size / found.size > most
 
 
 def frequent_ngram(text: str, size: int, most: float) -> bool:
     """Of two words in a row a larger share is the same two."""
-    found = words.ngrams(*words.words([text]), TOP_NGRAM)[0]
+    found = words.ngrams(*words_of(text), TOP_NGRAM)[0]
     return found.size > 1 and np.unique(found, return_counts=True)[1].max() / found.size > most
 
 
