@@ -18,7 +18,7 @@ HUB = {"kind": "huggingface", "file": None, "repository": "org/one", "revision":
 HUB |= {"begin_of_text": None, "end_of_text": "</s>"}
 
 SUM = "0" * 64
-SPLIT = {"max_documents": None, "shards": 1, "split": "tail", "valid_fraction": 0.1}
+SPLIT = {"max_documents": None, "clean": None, "shards": 1, "split": "tail", "valid_fraction": 0.1}
 URL = {"source": "url", "url": "https://a/b.txt", "sha256": SUM, "text_key": "text"} | SPLIT
 READY = {"source": "tokens", "train": ["a.bin"], "valid": ["b.bin"], "dtype": None, "sha256": {}}
 READY |= {"repository": None, "revision": None}

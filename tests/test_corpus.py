@@ -21,7 +21,7 @@ KNOWN_INTERPRETER = pytest.mark.skipif(
 
 
 def split(kind: str = "hash", fraction: float = 0.5) -> config.Split:
-    return config.Split(max_documents=None, shards=1, split=kind, valid_fraction=fraction)
+    return config.Split(max_documents=None, clean=None, shards=1, split=kind, valid_fraction=fraction)
 
 
 # ---- the split
@@ -71,7 +71,7 @@ def test_the_standard_library_is_divided_as_documented():
         *("zoneinfo/_tzpath.py", "zoneinfo/_zoneinfo.py"),
     ]
     assert source.facts == {"implementation": "CPython", "python": "3.11.7"}
-    xz = baselines.xz_bytes(baselines.join(sorted(valid)))
+    xz = baselines.xz_bytes([text.text.encode() for text in sorted(valid)])
     assert round(xz * 8 / 307_393, 3) == 1.869
 
 
@@ -133,7 +133,7 @@ def test_other_bytes_than_expected_are_an_error_with_both_sums(tmp_path):
 
 def test_the_baselines_are_those_of_the_xz_format():
     train, valid = b"the quick brown fox " * 200, [Document("b", "the quick brown fox "), Document("a", "jumps")]
-    found = baselines.xz_baselines(train, valid, 2)
+    found = baselines.xz_baselines([train], valid, 2)
     texts = {"alone": b"jumpsthe quick brown fox ", "train": train, "both": train + b"the quick brown fox jumps"}
     size = {name: len(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)) for name, text in texts.items()}
     assert found["xz_bits_per_byte"] == size["alone"] * 8 / 25
@@ -142,10 +142,14 @@ def test_the_baselines_are_those_of_the_xz_format():
 
 def test_the_tail_holds_what_the_compressor_can_look_back_at(monkeypatch):
     monkeypatch.setattr(baselines, "DICTIONARY", 5)
+    monkeypatch.setattr(baselines, "PIECE", 2)
     tail = baselines.Tail()
     for text in ("abc", "def", "", "gh"):
         tail.add(text)
-    assert tail.join() == b"defgh" and len(tail.pieces) <= 4
+    assert b"".join(tail.texts()) == b"defgh" and len(tail.pieces) <= 3
+    tail.add("i")
+    assert b"".join(tail.texts()) == b"efghi"
+    assert b"".join(baselines.Tail().texts()) == b""
 
 
 def test_what_is_compressed_of_much_validation_text_is_its_beginning(monkeypatch):

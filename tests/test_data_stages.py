@@ -24,11 +24,11 @@ BPE = {"kind": "bpe", "corpus": "mine", "vocab_size": 270, "pattern": r"\s+|\S+"
 ENCODE = {"encoder": None}
 
 
-def corpus_keys(*paths: Path, **change: object) -> dict:
+def corpus_keys(*paths: Path, clean: dict | None = None, **change: object) -> dict:
     part = {"source": "local", "paths": [str(path) for path in paths], "text_key": "text"}
     part |= {"shards": 2, "split": "tail", "valid_fraction": 0.25, **change}
     part = {key: value for key, value in part.items() if value is not None}
-    return {"corpus": part | {"max_documents": None}, "python": None}
+    return {"corpus": part | {"max_documents": None, "clean": clean}, "python": None}
 
 
 def start(stage: str, keys: dict, folder: Path, out: Path, *arguments: object) -> subprocess.Popen:
@@ -225,7 +225,14 @@ def test_bad_sources_are_refused_in_one_line(tmp_path):
     keys = corpus_keys(Path("one.txt"), split="hash")
     assert "set split: tail" in refuse("download_corpus", keys, tmp_path, out)
     python = {
-        "corpus": {"source": "stdlib", "shards": 1, "max_documents": None, "split": "hash", "valid_fraction": 0.1},
+        "corpus": {
+            "source": "stdlib",
+            "shards": 1,
+            "max_documents": None,
+            "clean": None,
+            "split": "hash",
+            "valid_fraction": 0.1,
+        },
         "python": "2.7.18",
     }
     assert f"2.7.18, but this is Python {platform.python_version()}" in refuse("download_corpus", python, tmp_path, out)

@@ -9,7 +9,7 @@ from makelm import configfile, files
 from makelm.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-SPLIT = {"shards": 1, "max_documents": None, "split": "hash", "valid_fraction": 0.1}
+SPLIT = {"shards": 1, "max_documents": None, "clean": None, "split": "hash", "valid_fraction": 0.1}
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,9 @@ class Tree:
 
     def data(self) -> None:
         """Writes a corpus, a tokenizer and two token shards."""
-        self.put("download_corpus/tiny", {}, [], {"corpus": {"source": "local", "shards": 2}}, {})
+        seen = {"share": 0.0312, "documents": 29, "documents_over_half": 1}
+        facts = {"contamination": {"ngram": 13, "validation": seen}}
+        self.put("download_corpus/tiny", {}, [], {"corpus": {"source": "local", "shards": 2}}, facts)
         corpus, tokenizer = "download_corpus/tiny/manifest", "train_tokenizer/bpe/manifest"
         self.put("train_tokenizer/bpe", {}, [corpus], {"tokenizer": {"kind": "bpe", "vocab_size": 512}}, {})
         for shard in ("00000", "00001"):
@@ -70,6 +72,7 @@ class Tree:
         """Writes what the five stages of a run leave."""
         tokenizer, trained = "train_tokenizer/bpe/manifest", f"train_model/{name}/manifest"
         shards = [f"encode_shard/tiny/bpe/{shard}" for shard in ("00000", "00001")]
+        corpus = "download_corpus/tiny/manifest"
         train = {"steps": len(metrics), "optimizer": {"learning_rate": rate}}
         last, memory = metrics[-1], {"parameters": 5_080_000, "optimizer": 10_160_000}
         plan = {"parameters": 1_270_016, "flops_per_token": 8.1e6, "bytes_per_device": memory, "devices": 1}
@@ -85,7 +88,7 @@ class Tree:
         self.put(f"sample_model/{name}", {"samples.jsonl": lines(samples)}, [trained, tokenizer], {}, facts)
         scores = {"validation_loss": 3.21, "validation_loss_sem": 0.012, "perplexity": 24.8, "bits_per_byte": bits}
         scores |= {"xz_bits_per_byte": 1.869, "xz_after_train_bits_per_byte": 1.458, "tokens": 98765, "bytes": 307393}
-        self.put(f"evaluate_model/{name}", {"scores.json": json.dumps(scores)}, [trained, *shards], {}, {})
+        self.put(f"evaluate_model/{name}", {"scores.json": json.dumps(scores)}, [trained, *shards, corpus], {}, {})
         self.put(f"export_model/{name}", {}, [trained, tokenizer], {}, {"architecture": "Qwen3ForCausalLM"})
 
 
@@ -287,6 +290,17 @@ def test_provenance_leads_back_to_the_corpus_and_shows_gaps(results):
     run = read(results, "small")[0]
     assert {gap.name for gap in run.gaps} == {"train_tokenizer/bpe/manifest"}
     assert "which is no longer in this results folder" in report.page([run], "today")
+
+
+def test_the_page_says_how_much_of_validation_occurs_in_train(results):
+    run = read(results, "small")[0]
+    found = {one["name"]: one for one in report.figures(run)}["validation seen in train"]
+    assert found["value"] == "3.1%" and found["hover"].startswith("13 words in a row of validation documents; 1 of 29")
+    path = results / "evaluate_model" / "small" / "manifest.json"
+    other = manifest.read(path)
+    del other["content"]["inputs"]["download_corpus/tiny/manifest"]  # a corpus that only the tokenizer was learned from
+    path.write_text(json.dumps(manifest.build(other["content"], other["made"])))
+    assert "validation seen in train" not in report.page(read(results, "small"), "today")
 
 
 def test_table_is_the_same_each_time_and_holds_no_time(results):

@@ -48,6 +48,7 @@ FILES = {
         r"\g<1>99.0",
         {"sample_model", "write_report"},
     ),
+    "a package that no chosen key needs": ("uv.lock", r'(name = "ftfy"\nversion = ")[^"]+', r"\g<1>99.0", NOTHING),
     "a developer's tool": ("uv.lock", r'(name = "ruff"\nversion = ")[^"]+', r"\g<1>99.0", NOTHING),
 }
 

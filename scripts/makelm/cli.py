@@ -88,12 +88,13 @@ class Job:
         files that hold times and so carry no digest.
         """
         files = manifest.describe_files(self.staging, frozenset(measured))
+        packages = closure.closure(self.stage).packages
         content = {
             "stage": self.stage,
             "config": self.keys,
             "inputs": self.inputs,
             "code": self.code,
-            "packages": closure.installed_versions(closure.closure(self.stage).packages),
+            "packages": closure.installed_versions(tuple(filter(self.config.needs, packages))),
             "files": files,
             "facts": facts,
         }

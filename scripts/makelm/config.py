@@ -87,21 +87,6 @@ def did_you_mean(word: str, words: Any) -> str:
 # ---- corpora
 
 
-class Split(Section):
-    """How many documents are taken, and how they are divided into train and validation."""
-
-    max_documents: Count | None
-    shards: Count
-    split: Literal["hash", "tail"]
-    valid_fraction: Annotated[Float, Field(gt=0, lt=1)]
-
-
-class StdlibCorpus(Split):
-    """The source text of the Python standard library of the interpreter that runs the stage."""
-
-    source: Literal["stdlib"]
-
-
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -122,6 +107,45 @@ def text_key(value: Any) -> Any:
 
 
 AnyTextKey = Annotated[TextKey, BeforeValidator(text_key)]
+
+
+class EvaluationTexts(Section):
+    """Files and folders of this machine that training documents are compared with, as validation documents are."""
+
+    paths: Annotated[list[Text], Field(min_length=1)]
+    text_key: AnyTextKey
+
+
+class Clean(Section):
+    """What is done to documents, in this order; null or false: nothing."""
+
+    ftfy: Literal["repair", "all"] | None
+    normalize: Literal["NFC", "NFKC"] | None
+    min_bytes: Count | None
+    max_bytes: Count | None
+    min_unique_words: Count | None
+    max_repeated_lines: Fraction | None
+    max_repeated_5grams: Fraction | None
+    max_top_2gram: Fraction | None
+    deduplicate: bool
+    max_contamination: Fraction | None
+    evaluation_texts: EvaluationTexts | None
+
+
+class Split(Section):
+    """How many documents are taken, how they are cleaned, and how they are divided into train and validation."""
+
+    max_documents: Count | None
+    clean: Clean | None
+    shards: Count
+    split: Literal["hash", "tail"]
+    valid_fraction: Annotated[Float, Field(gt=0, lt=1)]
+
+
+class StdlibCorpus(Split):
+    """The source text of the Python standard library of the interpreter that runs the stage."""
+
+    source: Literal["stdlib"]
 
 
 def as_list(value: Any) -> Any:

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from makelm import stages
-from makelm.config import Config, TokensCorpus, is_address
+from makelm.config import Clean, Config, Corpus, TokensCorpus, is_address
 from makelm.errors import UserError
 
 FORMS = (".txt", ".md", ".jsonl", ".parquet", ".tar")
@@ -53,15 +53,27 @@ def source_files(settings: Config) -> dict[str, list[str]]:
     found = {}
     for name, corpus in settings.corpus.items():
         try:
-            if corpus.source == "local":
-                found[name] = [str(path) for path in named_files(corpus.paths).values()]
-            elif corpus.source == "tokens":
-                found[name] = [str(path) for path in token_files(corpus)]
+            if paths := corpus_files(corpus):
+                found[name] = [str(path) for path in paths]
         except UserError as error:
             if name in used:
                 raise UserError(f"config: {str(error).replace('corpus.', f'corpus.{name}.', 1)}") from None
             found[name] = []
     return found
+
+
+def corpus_files(corpus: Corpus) -> list[Path]:
+    """Returns the files of this machine that a corpus reads, those among them that it is compared with."""
+    if corpus.source == "tokens":
+        return token_files(corpus)
+    own = list(named_files(corpus.paths).values()) if corpus.source == "local" else []
+    return own + list(evaluation_files(corpus.clean).values())
+
+
+def evaluation_files(clean: Clean | None) -> dict[str, Path]:
+    """Returns name -> file of the texts that training documents are compared with."""
+    texts = clean.evaluation_texts if clean else None
+    return named_files(texts.paths, "corpus.clean.evaluation_texts.paths") if texts else {}
 
 
 def token_files(corpus: TokensCorpus) -> list[Path]:
@@ -76,7 +88,7 @@ def token_files(corpus: TokensCorpus) -> list[Path]:
     return paths
 
 
-def named_files(paths: list[str]) -> dict[str, Path]:
+def named_files(paths: list[str], key: str = "corpus.paths") -> dict[str, Path]:
     """Returns name -> file, in the order of the corpus: what the paths name, and what is in the folders among them.
 
     A name has no part of where the corpus stands, so that moving it changes no document and no split.
@@ -89,14 +101,14 @@ def named_files(paths: list[str]) -> dict[str, Path]:
         elif given.exists():
             new = {given.name: given}
         else:
-            raise UserError(f"corpus.paths: no such file: {given}")
+            raise UserError(f"{key}: no such file: {given}")
         if not new:
-            raise UserError(f"corpus.paths: no file of these kinds in {given}: {KINDS}")
+            raise UserError(f"{key}: no file of these kinds in {given}: {KINDS}")
         for name in sorted(new.keys() & found.keys()):
-            raise UserError(f"corpus.paths: {new[name]} and {found[name]} have the same name; rename one")
+            raise UserError(f"{key}: {new[name]} and {found[name]} have the same name; rename one")
         found |= new
     for name in found:
-        check_name(name, "corpus.paths")
+        check_name(name, key)
     return {name: found[name] for name in sorted(found, key=folder_by_folder)}
 
 

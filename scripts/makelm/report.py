@@ -283,6 +283,7 @@ def figures(run: Run) -> list[dict]:
     scores, made = run.scores, run.stages["train_model"].manifest["made"]
     flops = run.plan["flops_per_token"] * run.summary["tokens"]
     sources = scores.get("sources", {}).items()  # of a mixture
+    common, of_documents = contamination(run)
     found = [
         ("bits per byte", f"{scores['bits_per_byte']:.3f}", "", f"{scores['bytes']:,} bytes of validation documents"),
         *[(f"of {name}", f"{own['bits_per_byte']:.3f}", "", f"{own['bytes']:,} bytes") for name, own in sources],
@@ -293,6 +294,7 @@ def figures(run: Run) -> list[dict]:
             "nats per token",
         ),
         ("perplexity", f"{scores['perplexity']:.2f}", "", f"{scores['tokens']:,} validation tokens"),
+        ("validation seen in train", common, "", of_documents),
         ("samples that parse", samples_page.rate(run.samples), "", "as Python; of a cut text, what is complete"),
         ("parameters", pages.count(run.plan["parameters"]), "", f"{run.plan['parameters']:,}"),
         ("tokens trained on", pages.count(run.summary["tokens"]), "", f"{run.summary['tokens']:,}"),
@@ -307,6 +309,18 @@ def epochs(run: Run) -> tuple[str, str, str]:
     counts = run.summary["epochs"]
     each = [f"{count:.2f} of {name}" for name, count in counts.items()]
     return f"{max(counts.values()):.2f}", "at most" if len(counts) > 1 else "", ", ".join(each)
+
+
+def contamination(run: Run) -> tuple[str, str]:
+    """Returns (the share of validation that occurs in train, what that is); nothing where there is no text to tell."""
+    scored = run.stages["evaluate_model"].manifest["content"]["inputs"].values()
+    for node in run.ancestors:
+        facts = node.manifest["content"]["facts"]
+        if node.stage == "download_corpus" and node.manifest["digest"] in scored and "contamination" in facts:
+            found, length = facts["contamination"]["validation"], facts["contamination"]["ngram"]
+            over_half = f"{found['documents_over_half']:,} of {found['documents']:,} documents by more than half"
+            return f"{100 * found['share']:.1f}%", f"{length} words in a row of validation documents; {over_half}"
+    return "", ""
 
 
 def config(run: Run, names: list[str]) -> dict[str, list[dict]]:

@@ -45,10 +45,22 @@ class Part(Section):
         """Returns what decides this stage's result."""
         return config.split_keys(self)[0]
 
+    def needs(self, package: str) -> bool:
+        """Returns whether a package that the stage's code imports has a part in what comes out."""
+        return True
+
 
 class DownloadCorpus(Part):
     corpus: Corpus
     python: str | None  # the standard library is that of one interpreter
+
+    def needs(self, package: str) -> bool:
+        return package != "ftfy" or repairs(self.corpus)
+
+
+def repairs(corpus: Corpus) -> bool:
+    """Returns whether a corpus's documents go through ftfy."""
+    return corpus.source != "tokens" and corpus.clean is not None and corpus.clean.ftfy is not None
 
 
 class DownloadWeights(Part):
@@ -167,6 +179,8 @@ def keys(stage: str, settings: Config, name: str, lock: str) -> tuple[dict, dict
         result = {section: of_result[section] for section in RUN_STAGES[stage] if section in of_result}
         execution = {section: of_execution[section] for section in RUN_STAGES[stage] if section in of_execution}
     result["locked"] = packages(stage, lock)
+    if stage == "download_corpus" and not repairs(corpus):
+        del result["locked"]["ftfy"]
     return result, execution
 
 
