@@ -20,7 +20,14 @@ ROWS = b'{"title": "t", "text": "eins"}\n{"title": "u", "text": "zwei\\n"}\n'
 
 
 def settings(**change: object) -> config.DatasetsCorpus:
-    part = {"source": "huggingface", "dataset": "org/stories", "subset": None, "revision": None, "streaming": True}
+    part = {
+        "source": "huggingface",
+        "dataset": "org/stories",
+        "subset": None,
+        "revision": None,
+        "streaming": True,
+        "clean": None,
+    }
     return config.DatasetsCorpus(**part | {"dataset_split": "train", "text_key": "text", **SPLIT} | change)
 
 

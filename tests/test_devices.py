@@ -17,9 +17,9 @@ def test_stated_memory_that_is_too_small_is_refused(tmp_path):
 
 
 def test_the_devices_of_this_machine_are_those_of_a_local_plan():
-    local = devices.find(config.Hardware(devices="local", topology=None, memory_gb=None), print)
+    local = devices.find(config.Hardware(devices="local", topology=None, memory_gb=None, packages="cpu"), print)
     assert (local.devices, local.how) == (jax.devices(), "here") and local.memory > 0
-    stated = devices.find(config.Hardware(devices=8, topology=None, memory_gb=2.5), print)
+    stated = devices.find(config.Hardware(devices=8, topology=None, memory_gb=2.5, packages="cpu"), print)
     assert (stated.how, stated.memory) == ("here", 2_500_000_000)
 
 

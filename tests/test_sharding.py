@@ -27,9 +27,11 @@ def test_a_mesh_that_does_not_fit_says_so_in_one_line(axes):
 
 def test_devices_that_are_stated_and_not_there_are_named():
     for count in ("local", 8):
-        sharding.check_devices(config.Hardware(devices=count, topology=None, memory_gb=None), jax.devices())
+        sharding.check_devices(
+            config.Hardware(devices=count, topology=None, memory_gb=None, packages="cpu"), jax.devices()
+        )
     with pytest.raises(UserError, match=r"^hardware.devices: 256 devices are stated, JAX finds 8 \(cpu\); run it"):
-        stated = config.Hardware(devices=256, topology="v3:16x8", memory_gb=16)
+        stated = config.Hardware(devices=256, topology="v3:16x8", memory_gb=16, packages="tpu")
         sharding.check_devices(stated, jax.devices())
 
 
