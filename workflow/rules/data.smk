@@ -122,7 +122,7 @@ rule encode_shard:
     threads: lambda wildcards: max(1, (workflow.cores or 1) // SETTINGS.corpus[wildcards.corpus].shards)
     resources:
         **asked("encode_shard"),
-        shard=1, # so that a profile can say how many of those in one job run at the same time
+        shard=1,  # so that a profile can say how many of those in one job run at the same time
         execution=lambda wildcards: execution("encode_shard", wildcards.tokenizer),
     params:
         config=lambda wildcards: keys("encode_shard", wildcards.tokenizer),
