@@ -266,6 +266,7 @@ def publish(
     for path in (saved.metrics_path, saved.timings_path, saved.statistics_path):
         if path.exists():
             shutil.copyfile(path, job.staging / path.name)
+    (job.staging / "timings.jsonl").touch()  # training shorter than log_every has measured nothing
     rows = [json.loads(line) for line in (job.staging / "metrics.jsonl").read_text().splitlines()]
     last = [row["loss"] for row in rows[-max(1, len(rows) // 20) :] if row["loss"] is not None]
     summary = {

@@ -1,6 +1,7 @@
 """Document shards: what is written is read, equal texts give equal bytes, and damage is noticed."""
 
 import json
+import resource
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,28 @@ def test_a_flipped_bit_is_an_error_or_changes_nothing(tmp_path):
         except UserError:
             noticed += 1
     assert noticed >= len(whole) - 1
+
+
+def test_many_frames_are_read_as_one(tmp_path):
+    with documents.Writer(tmp_path / "a", frame=30) as writer:
+        for document in TEXTS:
+            writer.write(document)
+    assert (tmp_path / "a").read_bytes().count(bytes.fromhex("28b52ffd")) > 2
+    assert list(documents.read(tmp_path / "a")) == TEXTS
+
+
+def test_a_corpus_can_have_more_shards_than_a_process_open_files(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    texts = [Document(str(number), "text") for number in range(300)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))
+    try:
+        with documents.PartWriter(tmp_path, "train", 150) as part:
+            for document in texts:
+                part.write(document)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 100, "writing needs none of them"
+        assert list(documents.read_in_order(tmp_path, "train", 150)) == texts
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_bytes_after_the_end_are_an_error(tmp_path):

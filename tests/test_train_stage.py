@@ -40,6 +40,13 @@ def test_execution_keys_are_no_part_of_the_identity_nor_of_the_result(data, undi
     assert made(tmp_path) == made(undisturbed)
 
 
+def test_a_training_that_ends_before_its_first_line_of_times_has_the_file_nevertheless(data, tmp_path):
+    done = train(data, tmp_path, {"steps": 3, "log_every": 50})
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "timings.jsonl").read_text() == ""
+    assert "timings.jsonl" in json.loads((tmp_path / "manifest.json").read_text())["content"]["files"]
+
+
 @pytest.mark.parametrize(
     ("changes", "line"),
     [

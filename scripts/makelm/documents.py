@@ -9,9 +9,12 @@ from typing import NamedTuple
 
 import zstandard
 
+from makelm import open_files
 from makelm.errors import UserError
 
 LEVEL = 6  # of 22: 100 MB/s and within 8% of the slow levels on source text
+FRAME = 1 << 22  # bytes of text that are compressed at a time
+HELD = 1 << 28  # bytes of text that wait for that in all shards of a part together
 CHUNK = 1 << 12  # bytes read at a time; of the most repetitive text that is 128 MB
 PART = 1 << 20  # bytes of a line that are more than this come in parts
 HEAD = re.compile(rb'\{"id":"(?:[^"\\]|\\.)*","text":"')
@@ -34,25 +37,38 @@ def shard_name(part: str, shard: int) -> str:
 
 
 class Writer:
-    """Writes documents to one shard. Equal documents give equal bytes."""
+    """Writes documents to one shard. Equal documents give equal bytes.
 
-    def __init__(self, path: Path):
-        self.file = path.open("wb")
-        # the checksum tells a reader of a flipped bit; the frame holds no time and no name
-        compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True)
-        self.stream = compressor.stream_writer(self.file)
+    A compressor takes megabytes and an open file one of 1,024, so there is neither between two frames: a corpus can
+    have thousands of shards.
+    """
+
+    def __init__(self, path: Path, frame: int = FRAME):
+        """A frame ends with the document that brings it to so many bytes."""
+        self.path, self.frame, self.held = path, frame, bytearray()
+        path.write_bytes(b"")
 
     def write(self, document: Document) -> None:
         line = json.dumps(document._asdict(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-        self.stream.write(f"{line}\n".encode())
+        self.held += line.encode() + b"\n"
+        if len(self.held) >= self.frame:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes what is held as a frame."""
+        # the checksum tells a reader of a flipped bit; the frame holds no time and no name
+        frame = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True).compress(self.held)
+        with self.path.open("ab") as file:
+            file.write(frame)
+        self.held = bytearray()
 
     def __enter__(self) -> "Writer":
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if kind is None:
-            self.stream.close()  # ends the frame; without it the file counts as damaged
-        self.file.close()
+        # an empty shard is an empty frame; what was broken off stays no shard
+        if kind is None and (self.held or not self.path.stat().st_size):
+            self.flush()
 
 
 class Part(NamedTuple):
@@ -113,25 +129,38 @@ def ended(held: bytes | bytearray) -> bytes | bytearray:
 
 
 def pieces_of_lines(path: Path) -> Iterator[tuple[bytes, bool]]:
-    """Yields the pieces of the lines of a file of one zstd frame, and whether one ends its line.
+    """Yields the pieces of the lines of a file of zstd frames, and whether one ends its line.
 
-    The frame must end where the file ends, and a line where the frame does.
+    A frame must end where the file ends, and a line where that frame does.
     """
-    frame = zstandard.ZstdDecompressor().decompressobj()
     whole = True
+    for text in decompressed(path):
+        *ends, rest = text.split(b"\n")
+        for end in ends:
+            yield from slices(end, True)
+            whole = True
+        if rest:
+            yield from slices(rest, False)
+            whole = False
+    if not whole:
+        raise damaged(path)
+
+
+def decompressed(path: Path) -> Iterator[bytes]:
+    """Yields the text of a file of one zstd frame or more, piece by piece."""
+    decompressor = zstandard.ZstdDecompressor()
+    frame = decompressor.decompressobj()
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):
-            try:
-                *ends, rest = frame.decompress(chunk).split(b"\n")
-            except zstandard.ZstdError:
-                raise damaged(path) from None
-            for end in ends:
-                yield from slices(end, True)
-                whole = True
-            if rest:
-                yield from slices(rest, False)
-                whole = False
-    if not frame.eof or frame.unused_data or not whole:
+            while chunk:
+                if frame.eof:
+                    frame = decompressor.decompressobj()
+                try:
+                    yield frame.decompress(chunk)
+                except zstandard.ZstdError:
+                    raise damaged(path) from None
+                chunk = frame.unused_data if frame.eof else b""
+    if not frame.eof:
         raise damaged(path)
 
 
@@ -148,6 +177,7 @@ def damaged(path: Path) -> UserError:
 
 def read_in_order(folder: Path, part: str, num_shards: int) -> Iterator[Document]:
     """Yields a part's documents in the order of the corpus: document i stands in shard i % num_shards."""
+    open_files.allow()
     shards = [read(folder / shard_name(part, shard)) for shard in range(num_shards)]
     while True:
         for shard in shards:
@@ -161,7 +191,8 @@ class PartWriter:
     """Deals the documents of one part out to its shards in turn, and counts."""
 
     def __init__(self, folder: Path, part: str, num_shards: int):
-        self.writers = [Writer(folder / shard_name(part, shard)) for shard in range(num_shards)]
+        frame = min(FRAME, HELD // num_shards)
+        self.writers = [Writer(folder / shard_name(part, shard), frame) for shard in range(num_shards)]
         self.documents, self.bytes = 0, 0
 
     def write(self, document: Document) -> None:

@@ -1,7 +1,6 @@
 """Token shards: files of token ids behind the header of llm.c and modded-nanogpt. docs/formats.md has the bytes."""
 
 import errno
-import resource
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,12 +9,11 @@ from types import TracebackType
 
 import numpy as np
 
-from makelm import token_header
+from makelm import open_files, token_header
 from makelm.errors import UserError
 from makelm.token_header import shard_name
 
 MAX_TOKENS = 2**31 - 1  # what the header's int32 can count
-OPEN_FILES = 65_536  # that are enough for all shards
 REDO = "remove it and run encode_shard again"
 
 
@@ -119,7 +117,7 @@ class Folder:
 
     def open_part(self, part: str) -> list[np.ndarray]:
         """Returns the ids of each shard of a part, checked against their manifests."""
-        allow_open_files()
+        open_files.allow()
         found = []
         for number, facts in enumerate(self.facts):
             path, expected = self.path / shard_name(part, number), facts[part]["tokens"]
@@ -129,14 +127,6 @@ class Folder:
         return found
 
 
-def allow_open_files() -> None:
-    """Raises the limit on open files, often 1,024: Python's mmap keeps a descriptor of each file that is mapped."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
-    if soft != resource.RLIM_INFINITY and soft < most:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-
-
 def map_shard(path: Path, headerless: str | None = None) -> np.ndarray:
     """Returns what open_shard does. Raises UserError also where no more files may be open."""
     try:
@@ -144,7 +134,7 @@ def map_shard(path: Path, headerless: str | None = None) -> np.ndarray:
     except OSError as error:
         if error.errno != errno.EMFILE:
             raise
-        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        limit = open_files.most()
     raise UserError(
         f"{path} cannot be opened: each mapped shard is an open file, and this machine allows {limit:,}; raise that"
         " (ulimit -Hn) or lower corpus.shards"
