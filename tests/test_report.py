@@ -348,7 +348,9 @@ def test_values_read_as_in_the_config_file(value, text):
 
 def test_a_corpus_without_text_has_no_baselines():
     runs = [
-        SimpleNamespace(name=name, scores=dict.fromkeys(report.BASELINES, None) | {"bits_per_byte": bits}, keys=dict)
+        SimpleNamespace(
+            name=name, scores=dict.fromkeys(report.BASELINES) | {"bits_per_byte": bits}, corpus=lambda: "tokens"
+        )
         for name, bits in (("a", 1.5), ("b", 1.0))
     ]
     assert [bar["label"] for bar in report.bars(runs)] == ["b", "a"]

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from test_cleaning import OFF
-from test_data_stages import BPE, content, corpus_keys, refuse, run
+from test_data_stages import ENCODE, ENDS, content, corpus_keys, refuse, run
 
 from makelm import configfile, contamination, corpus, documents, manifest, sifting, stages, tokenizer
 from makelm.progress import Progress
 
 WORDS = [f"word{number}" for number in range(2000)]
-BYTES = {"tokenizer": BPE | {"kind": "byte", "vocab_size": None, "pattern": None}}
+BYTES = {"tokenizer": {"kind": "byte", **ENDS}}
 
 
 def text(rng: random.Random, length: int = 40) -> str:
@@ -198,9 +198,9 @@ def test_no_text_becomes_the_end_of_a_text(tmp_path):
     ]
     write(tmp_path / "a.jsonl", texts * 4)
     run("download_corpus", keys({"ftfy": "all", "normalize": "NFKC"}, shards=1), tmp_path, tmp_path / "corpus")
-    run("train_tokenizer", BYTES, tmp_path, tmp_path / "tokenizer", "--corpus", "corpus")
+    run("train_tokenizer", BYTES, tmp_path, tmp_path / "tokenizer")
     arguments = ("--corpus", "corpus", "--tokenizer", "tokenizer", "--shard", 0)
-    run("encode_shard", {}, tmp_path, tmp_path / "tokens", *arguments)
+    run("encode_shard", ENCODE, tmp_path, tmp_path / "tokens", *arguments)
     found = tokenizer.load(tmp_path / "tokenizer")
     facts = content(tmp_path / "tokens", "00000.json")["facts"]
     for part in documents.PARTS:

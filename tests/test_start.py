@@ -55,8 +55,7 @@ def start(**change: str) -> dict:
     ],
 )
 def test_a_start_that_leads_nowhere_is_refused_in_one_line(runs, expected):
-    base = configfile.resolve("tokenizer", DEFAULT["tokenizer"], "stdlib_bpe")
-    bytes_ = base | {"kind": "byte", "vocab_size": None, "pattern": None}
+    bytes_ = {"kind": "byte", "begin_of_text": False, "end_of_text": True}
     with pytest.raises(UserError) as caught:
         configfile.load(raw(runs, tokenizer={"bytes": bytes_}))
     assert str(caught.value).startswith("config: ") and expected in str(caught.value)

@@ -16,7 +16,7 @@ NOTHING: set[str] = set()
 # change -> what reruns; the key is changed by an override, which is checked like the file
 KEYS = {
     "run.tiny.train.optimizer.learning_rates.matrices=3e-2": TRAINED,
-    "run.tiny.train.seed=1": TRAINED,
+    "run.tiny.train.seed=2": TRAINED,
     "run.tiny.train.order=random": TRAINED,
     "run.tiny.model.n_layers=1 run.tiny.model.n_kv_heads=2": PLANNED,  # the two change places
     "run.tiny.mesh.fsdp=1 run.tiny.compute.remat=true": {"plan_run", "write_report"},
@@ -72,7 +72,7 @@ def test_a_new_file_time_without_new_bytes_reruns_nothing(built):
 
 
 def test_a_new_run_reruns_its_own_stages_and_the_report(built):
-    preset = "run:\n  second: {base: tiny, train: {seed: 1}}\nruns: [tiny, second]\n"
+    preset = "run:\n  second: {base: tiny, train: {seed: 2}}\nruns: [tiny, second]\n"
     (built.folder / "second.yaml").write_text(preset)
     jobs = built.planned(more=("second.yaml",))
     (built.folder / "second.yaml").unlink()
