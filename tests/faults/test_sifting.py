@@ -1,8 +1,12 @@
-"""The second pass, as part of the stage: what it drops, how documents lie then, what the manifest says of it."""
+"""The second pass, as part of the stage: what it drops, how documents lie then, what the manifest says of it.
+
+`make test-faults` runs these: they start the stage again and again.
+"""
 
 import io
 import itertools
 import json
+import os
 import random
 from pathlib import Path
 
@@ -13,6 +17,9 @@ from test_data_stages import ENCODE, ENDS, content, corpus_keys, refuse, run
 
 from makelm import configfile, contamination, corpus, documents, manifest, sifting, stages, tokenizer
 from makelm.progress import Progress
+
+if "MAKELM_FAULTS" not in os.environ:
+    pytest.skip("starts the stage many times: make test-faults", allow_module_level=True)
 
 WORDS = [f"word{number}" for number in range(2000)]
 BYTES = {"tokenizer": {"kind": "byte", **ENDS}}
