@@ -57,7 +57,7 @@ def write_folder(model: config.Model, folder: Path) -> None:
     """Writes a model whose weights are all alike."""
     made = weights.Weights(model, VOCABULARY, None, "", Zeros(shapes(model, VOCABULARY)))
     write(folder / "model.safetensors", export.tensors(made), "float32", {"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(export.model_config(made, "float32")))
+    (folder / "config.json").write_text(json.dumps(export.model_config(made, "float32", None)))
 
 
 def place(model: config.Model, folder: Path) -> dict[str, jax.Array]:
