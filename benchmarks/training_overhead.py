@@ -29,7 +29,8 @@ BLOCK, STEPS = 10, 420
 
 def write_shards(folder: Path) -> None:
     """Writes one shard of random tokens."""
-    facts = {"shard": 0, "num_shards": 1, "vocab_size": VOCABULARY, "end_of_text": VOCABULARY - 1, "tokenizer": "none"}
+    facts = {"shard": 0, "num_shards": 1, "vocab_size": VOCABULARY, "tokenizer": "none"}
+    facts |= {"begin_of_text": None, "end_of_text": VOCABULARY - 1}
     for part in ("train", "valid"):
         with shards.Writer(folder / f"{part}-00000.bin", VOCABULARY) as writer:
             writer.write(np.random.default_rng(0).integers(0, VOCABULARY, TOKENS))
