@@ -85,17 +85,20 @@ def compare(out, alone):
     return difference
 
 
+def written(out, folder):
+    """Returns the bytes in a folder of the last checkpoint."""
+    return sum(file.stat().st_size for file in out.glob(f"checkpoints/*/50/state/{folder}/*"))
+
+
 @pytest.mark.parametrize("mesh", [MESH, {"data": 1, "fsdp": 8, "tensor": 1}])
 def test_two_processes_do_what_one_does_and_each_saves_its_part(data, alone, begin, tmp_path, mesh, tell):
     assert wait(begin(data, tmp_path, mesh=mesh)) == [(0, ""), (0, "")]
     difference = compare(tmp_path, alone)
     axes = " x ".join(map(str, mesh.values()))
     tell("meshes", "two processes of four devices, against one process of eight", axes, f"{difference:.1e}")
-    parts = [
-        sum(file.stat().st_size for file in tmp_path.glob(f"checkpoints/*/50/state/ocdbt.process_{n}/d/*"))
-        for n in (0, 1)
-    ]
-    assert min(parts) > 0.3 * sum(parts), parts
+    # what a process wrote over on the way stays in its folder; what counts is gathered beside them
+    parts = [written(tmp_path, f"ocdbt.process_{number}/d") for number in (0, 1)]
+    assert min(parts) > 0.4 * written(tmp_path, "d"), parts
     assert not list(tmp_path.glob(".partial*"))
 
 
