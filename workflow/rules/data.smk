@@ -119,7 +119,7 @@ rule encode_shard:
     conda:
         "../../envs/cpu.yaml"
     # where there are fewer shards than cores, each gets several
-    threads: lambda wildcards: max(1, (workflow.cores or 1) // SETTINGS.corpus[wildcards.corpus].shards)
+    threads: lambda wildcards: max(1, (workflow.resource_settings.cores or 1) // SETTINGS.corpus[wildcards.corpus].shards)
     resources:
         **asked("encode_shard"),
         shard=1,  # so that a profile can say how many of those in one job run at the same time
