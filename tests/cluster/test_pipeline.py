@@ -11,7 +11,7 @@ import subprocess
 import numpy as np
 import pytest
 import slurm
-from checkout import ENVIRONMENT, Checkout, copy_checkout
+from checkout import ENVIRONMENT, TINY, Checkout, copy_checkout
 from submitting import processor_seconds, submit
 from training_stage import rows
 
@@ -83,11 +83,17 @@ def test_one_job_can_tokenize_many_shards(submitted, tmp_path):
     assert [json.loads((tmp_path / "copy" / name).read_text())["content"] for name in shards] == contents
 
 
-def test_two_thousand_shards_are_planned_in_ten_seconds(submitted):
-    before = processor_seconds()
-    planned = submitted.planned("--config", f"set={ONE} corpus.tiny.shards=2000", more=("site.yaml",))
-    assert sum(job.startswith("encode_shard") for job in planned) == 2000
-    assert processor_seconds() - before < 10
+def test_thousands_of_shards_stay_plannable(submitted):
+    """To plan a few jobs takes 3 seconds of an undisturbed processor here, so this is 10 for those of 2,000 shards."""
+
+    def plan(shards):
+        before = processor_seconds()
+        command = ("-m", "snakemake", "-n", "-q", "--cores", "2", "--config", f"set={ONE} corpus.tiny.shards={shards}")
+        planned = submitted.python(*command, "--configfile", TINY)
+        assert planned.returncode == 0, planned.stdout + planned.stderr
+        return processor_seconds() - before
+
+    assert plan(2000) < 10 / 3 * plan(2)
 
 
 def train_anew(folder, built, *words, start):

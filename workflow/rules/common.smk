@@ -63,6 +63,11 @@ def code(stage):
     return [path for path in paths if path != program(stage)]
 
 
+def code_digest(stage):
+    """Returns what stands for all of a stage's code in a parameter: each input of each job takes its time to plan."""
+    return makelm_closure.closure(stage).digest()
+
+
 # cached: thousands of shards have the same
 @functools.cache
 def keys(stage, name):
@@ -70,6 +75,7 @@ def keys(stage, name):
     return makelm_stages.canonical(makelm_stages.keys(stage, SETTINGS, name, LOCK)[0])
 
 
+@functools.cache
 def execution(stage, name):
     """Returns a stage's execution keys; they stand in resources:, which Snakemake does not compare."""
     return makelm_stages.canonical(makelm_stages.keys(stage, SETTINGS, name, LOCK)[1])

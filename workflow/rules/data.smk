@@ -106,7 +106,6 @@ rule encode_shard:
     """Writes one document shard as token ids."""
     input:
         script=program("encode_shard"),
-        code=code("encode_shard"),
         corpus="results/download_corpus/{corpus}/manifest.json",
         tokenizer="results/train_tokenizer/{tokenizer}/manifest.json",
         metadata="results/train_tokenizer/{tokenizer}/metadata.json",
@@ -126,6 +125,7 @@ rule encode_shard:
         execution=lambda wildcards: execution("encode_shard", wildcards.tokenizer),
     params:
         config=lambda wildcards: keys("encode_shard", wildcards.tokenizer),
+        code=code_digest("encode_shard"),
         corpus=subpath(input.corpus, parent=True),
         tokenizer=subpath(input.tokenizer, parent=True),
         out=subpath(output.manifest, parent=True),
