@@ -65,7 +65,11 @@ class Training:
 
     def processes(self):
         """Returns its processes that compute."""
-        return [each for each in self.copy.working("train_model.py") if each.name().startswith("python")]
+        found = []
+        for each in self.copy.working("train_model.py"):
+            with suppress(psutil.Error):  # it ends meanwhile
+                found += [each] if each.name().startswith("python") else []
+        return found
 
     def weights(self):
         """Returns what was trained, byte by byte."""
@@ -114,7 +118,7 @@ def preempt(training, cluster):
 
 
 def kill_rank(training, cluster):
-    max(training.processes(), key=lambda each: each.cmdline()[0] + str(each.pid)).kill()
+    max(training.processes(), key=lambda each: each.pid).kill()
 
 
 def kill_batch(training, cluster):
