@@ -12,7 +12,7 @@ import numpy as np
 
 from makelm import pool, words
 from makelm.config import Clean
-from makelm.documents import Document
+from makelm.documents import Document, batches
 
 BATCH = 1 << 20  # characters that a process gets at a time
 DUPLICATE_NGRAM = 5  # words, the shortest of those that Gopher's rules count (Rae et al. 2021)
@@ -97,7 +97,7 @@ def clean_documents(documents: Iterable[Document], clean: Clean | None, cores: i
 
 def clean_in_batches(documents: Iterable[Document], clean: Clean, steps: list[Step], cores: int) -> Iterator[Document]:
     cheap = not clean.ftfy and not any(getattr(clean, key) is not None for key in BY_WORDS)
-    for kept, counted in pool.in_order(partial(clean_batch, clean), batches(documents), 1 if cheap else cores):
+    for kept, counted in pool.in_order(partial(clean_batch, clean), batches(documents, BATCH), 1 if cheap else cores):
         for step, other in zip(steps, counted, strict=True):
             step.add(other)
         yield from kept
@@ -107,19 +107,6 @@ def clean_batch(clean: Clean, documents: list[Document]) -> tuple[list[Document]
     """Returns the documents that stay, and what was counted."""
     cleaner = Cleaner(clean)
     return list(cleaner.clean(documents)), cleaner.steps
-
-
-def batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    """Yields the documents in lists of about BATCH characters."""
-    batch, length = [], 0
-    for document in documents:
-        batch.append(document)
-        length += len(document.text)
-        if length >= BATCH:
-            yield batch
-            batch, length = [], 0
-    if batch:
-        yield batch
 
 
 def byte_length(text: str) -> int:

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from makelm import words
-from makelm.cleaning import batches
-from makelm.documents import Document
+from makelm.cleaning import BATCH
+from makelm.documents import Document, batches
 
 NGRAM = 13
 MOST = 1 << 23  # hashes: 64 MiB, of about 60 MB of English
@@ -65,7 +65,7 @@ def build(folder: Path, documents: Iterable[Document]) -> Index:
     """Writes the index of all documents to a new folder."""
     folder.mkdir()
     hashes, halvings, new = np.zeros(0, np.uint64), 0, []
-    for batch in batches(documents):
+    for batch in batches(documents, BATCH):
         new.append(np.unique(ngrams(batch, halvings)[0]))
         if sum(map(len, new)) >= MOST // 4:
             hashes, halvings = joined([hashes, *new], halvings)
@@ -118,7 +118,7 @@ def overlaps(index: Index, documents: list[Document]) -> Iterator[tuple[float, n
 def shares(index: Index, seen: Seen, documents: Iterable[Document]) -> dict:
     """Returns how much of the indexed documents was seen in training documents, as a manifest holds it."""
     short, everything, per_document, found = 0, [], [], 0
-    for batch in batches(documents):
+    for batch in batches(documents, BATCH):
         found_N, counts, unsampled = ngrams(batch, index.halvings)
         _, places = index.find(found_N)
         kept = by_document(seen.kept[places], counts)

@@ -2,10 +2,10 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar
 
 import zstandard
 
@@ -185,6 +185,29 @@ def read_in_order(folder: Path, part: str, num_shards: int) -> Iterator[Document
             if document is None:  # the shards before this one were the only ones with one more
                 return
             yield document
+
+
+class HasText(Protocol):
+    """A document, or a piece of one."""
+
+    @property
+    def text(self) -> str: ...
+
+
+T = TypeVar("T", bound=HasText)
+
+
+def batches(texts: Iterable[T], characters: int) -> Iterator[list[T]]:
+    """Yields what has a text in lists of about so many characters."""
+    batch, length = [], 0
+    for one in texts:
+        batch.append(one)
+        length += len(one.text)
+        if length >= characters:
+            yield batch
+            batch, length = [], 0
+    if batch:
+        yield batch
 
 
 class PartWriter:

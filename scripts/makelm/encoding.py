@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from makelm.documents import Part
+from makelm.documents import Part, batches
 from makelm.shards import token_type
 from makelm.tokenizer import Tokenizer
 
@@ -39,7 +39,7 @@ def encode(tokenizer: Tokenizer, parts: Iterable[Part], cores: int, encode_batch
     waiting: deque[Future[Encoded]] = deque()
     with ThreadPoolExecutor(cores) as pool:  # the tokenizers work without the interpreter's lock
         try:
-            for task in tasks(pieces(parts, tokenizer)):
+            for task in batches(pieces(parts, tokenizer), TASK):
                 waiting.append(pool.submit(encode_task, tokenizer, task, encode_batch))
                 if len(waiting) > AHEAD * cores:
                     yield waiting.popleft().result()
@@ -64,19 +64,6 @@ def pieces(parts: Iterable[Part], tokenizer: Tokenizer) -> Iterator[Piece]:
             if found:
                 yield Piece(text[: found.end()], text[found.end()], first, False)
                 first = False
-
-
-def tasks(stream: Iterable[Piece]) -> Iterator[list[Piece]]:
-    """Yields pieces in lists of about TASK characters."""
-    task, length = [], 0
-    for piece in stream:
-        task.append(piece)
-        length += len(piece.text)
-        if length >= TASK:
-            yield task
-            task, length = [], 0
-    if task:
-        yield task
 
 
 def encode_task(tokenizer: Tokenizer, task: list[Piece], encode_batch: EncodeBatch) -> Encoded:

@@ -37,7 +37,7 @@ def examine(index_folder: Path, most: float | None, task: tuple[Path, np.ndarray
     seen = contamination.Seen(index.hashes.size)
     counts = np.zeros((len(REASONS) + 1, 2), np.int64)
     number = 0
-    for batch in cleaning.batches(documents.read(path)):
+    for batch in documents.batches(documents.read(path), cleaning.BATCH):
         sizes = [cleaning.byte_length(document.text) for document in batch]
         for size, (share, places) in zip(sizes, contamination.overlaps(index, batch), strict=True):
             if fates[number] == KEPT:
