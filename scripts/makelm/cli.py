@@ -27,7 +27,7 @@ from typing import Any
 
 import yaml
 
-from makelm import attempts, closure, configfile, locks, manifest, stages
+from makelm import attempts, closure, configfile, locks, manifest, programs, stages
 from makelm.errors import Interrupted, UserError
 from makelm.progress import Progress, size
 
@@ -197,6 +197,7 @@ def run(
         if before:
             raise UserError(before)
         limit_cores(args.cores)
+        programs.keep(args.cores)
         job = Job(stage, args, progress, manifest_name(args))
         listen(job)
         with Writer(job) if number == 0 else nullcontext():

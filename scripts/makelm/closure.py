@@ -36,6 +36,7 @@ PLUMBING = frozenset(
         "errors",
         "locks",
         "manifest",
+        "programs",
         "progress",
         "stages",
         "tracking",

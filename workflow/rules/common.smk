@@ -12,6 +12,8 @@ os.environ.update(
     PATH=os.path.dirname(sys.executable) + os.pathsep + os.environ.get("PATH", ""),
     # Linux: XLA's large buffers in huge pages, a seventh off a small model's step on a CPU
     GLIBC_TUNABLES=os.environ.get("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"),
+    # what XLA compiled once; a folder of the user's own, one for all projects, does as well
+    JAX_COMPILATION_CACHE_DIR=os.environ.get("JAX_COMPILATION_CACHE_DIR", ".snakemake/compiled"),
 )
 
 import makelm.closure as makelm_closure
