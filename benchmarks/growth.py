@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from recording import Table, record
+from train_step import COMPUTE
 from turns import OWN, Worker, by_turns, ratio
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,8 +30,7 @@ STEPS = 5
 
 def start(shape: dict, tokens: Path) -> Worker:
     """Starts training in a shape, over simulated devices where it says so."""
-    compute = {"attention": "xla", "scan_layers": False, "remat": False, "accumulate": 1}
-    task = shape | {"tokens": str(tokens), "dtype": "float32", "architecture": "picodo", "compute": compute}
+    task = shape | {"tokens": str(tokens), "dtype": "float32", "architecture": "picodo", "compute": COMPUTE}
     devices = f"--xla_force_host_platform_device_count={shape.get('devices', 1)}"
     return Worker("makelm_steps", ROOT / ".venv/bin/python", task, OWN | {"XLA_FLAGS": devices})
 

@@ -1,10 +1,13 @@
 """Where measurements go: measured/<name>.json, and a table of them between two marks of README.md."""
 
 import json
+import os
 import platform
+import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -43,25 +46,15 @@ def record(name: str, results: object, table: Table, missing: list[str] = ()) ->
 
 def machine() -> str:
     """Returns what was measured on, in words."""
-    words = [f"CPython {platform.python_version()}", f"JAX {version('jax')}"]
+    words = [f"CPython {platform.python_version()}", f"JAX {metadata.version('jax')}"]
     return ", ".join([processor(), *words])
 
 
 def processor() -> str:
     """Returns the accelerator, or the processor and how many cores of it."""
-    import os
-
-    found = subprocess.run(
-        ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True, check=False
-    ) if Path("/usr/bin/nvidia-smi").exists() else None
-    if found is not None and found.returncode == 0:
-        return found.stdout.splitlines()[0]
+    if shutil.which("nvidia-smi"):
+        words = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+        return subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[0]
     text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     names = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")]
     return f"{len(os.sched_getaffinity(0))} cores of {names[0] if names else platform.processor()}"
-
-
-def version(package: str) -> str:
-    from importlib.metadata import version
-
-    return version(package)

@@ -100,13 +100,17 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        runs = {"nanoGPT": NanoGpt(options.peers / "nanoGPT", python_of_peers(options.python), options.text, folder)}
+        python = python_of_peers(options.python)
+        runs = {"nanoGPT": NanoGpt(options.peers / "nanoGPT", python, options.text, folder)}
         runs |= {recipe: Makelm(recipe, options.text, folder) for recipe in RECIPES}
-        found = [{who: {"seconds": run.train(), "loss": run.loss()} for who, run in runs.items()} for _ in range(options.rounds)]
+        found = [
+            {who: {"seconds": run.train(), "loss": run.loss()} for who, run in runs.items()}
+            for _ in range(options.rounds)
+        ]
     table = Table("", "seconds", "validation loss", "of nanoGPT's time")
     for who in runs:
-        seconds, losses = ([round[who][key] for round in found] for key in ("seconds", "loss"))
-        share = median(round[who]["seconds"] / round["nanoGPT"]["seconds"] for round in found)
+        seconds, losses = ([turn[who][key] for turn in found] for key in ("seconds", "loss"))
+        share = median(turn[who]["seconds"] / turn["nanoGPT"]["seconds"] for turn in found)
         table.add([WORDS[who], f"{median(seconds):.1f}", f"{median(losses):.3f}", f"**{share:.2f}**"])
     record("time_to_quality", found, table)
 

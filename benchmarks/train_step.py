@@ -23,6 +23,7 @@ SHAPES = {
     "b": {"layers": 6, "width": 384, "heads": 6, "context": 256, "batch": 16, "vocabulary": 65},
     "c": {"layers": 6, "width": 256, "heads": 4, "context": 256, "batch": 16, "vocabulary": 4096},
 }
+COMPUTE = {"attention": "xla", "scan_layers": False, "remat": False, "accumulate": 1}
 CHECKOUTS = {"nanogpt": "nanoGPT", "picodo": "picodo", "nanodo": "nanodo"}
 SECONDS = 4.0  # of one turn, about
 TO_STEPS = 1000  # steps that "time to" is about
@@ -32,12 +33,10 @@ def measure(peer: str, shape: dict, options: argparse.Namespace, tokens: Path) -
     """Returns what one peer and makelm did in one shape."""
     common = shape | {"tokens": str(tokens), "dtype": options.dtype, "device": options.device, "compile": True}
     checkout = options.peers / CHECKOUTS[peer]
-    compute = {"attention": options.attention, "scan_layers": False, "remat": False, "accumulate": 1}
+    own = {"architecture": peer, "compute": COMPUTE | {"attention": options.attention}}
     workers = {
         peer: Worker(f"{peer}_steps", options.python, common | {"checkout": str(checkout)}),
-        "makelm": Worker(
-            "makelm_steps", ROOT / ".venv/bin/python", common | {"architecture": peer, "compute": compute}, OWN
-        ),
+        "makelm": Worker("makelm_steps", ROOT / ".venv/bin/python", common | own, OWN),
     }
     steps = max(1, round(SECONDS / (workers["makelm"](10) / 10)))
     seconds = by_turns(workers, steps, options.rounds)
@@ -62,8 +61,8 @@ def row(name: str, peer: str, found: dict) -> list:
     """Returns a line of the table."""
     rate, to = found["tokens_per_second"], found[f"seconds_to_{TO_STEPS}_steps"]
     numbers = [f"{rate[peer]:,.0f}", f"{rate['makelm']:,.0f}", f"**{found['ratio']:.2f}**"]
-    compiled = found["compile_seconds"]
-    return [name, peer, *numbers, f"{compiled[peer]:.0f}, {compiled['makelm']:.0f}", f"{to[peer]:.0f}, {to['makelm']:.0f}"]
+    pairs = [f"{both[peer]:.0f}, {both['makelm']:.0f}" for both in (found["compile_seconds"], to)]
+    return [name, peer, *numbers, *pairs]
 
 
 def main() -> None:
@@ -83,7 +82,8 @@ def main() -> None:
     present = [name for name in options.only if (options.peers / CHECKOUTS[name]).is_dir()]
     for name in sorted(set(options.only) - set(present)):
         print(f"{name}: {options.peers / CHECKOUTS[name]} is not there; left out")
-    table = Table("shape", "peer", "tokens/s of the peer", "of makelm", "times as fast", "first step, s", f"{TO_STEPS} steps, s")
+    titles = ("tokens/s of the peer", "of makelm", "times as fast", "first step, s", f"{TO_STEPS} steps, s")
+    table = Table("shape", "peer", *titles)
     results = []
     with tempfile.TemporaryDirectory() as folder:
         for name in options.shapes:

@@ -21,7 +21,7 @@ OWN = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 class Worker:
     """A program of workers/ that does a piece of work whenever it is asked to."""
 
-    def __init__(self, program: str, python: Path, task: dict, environment: Mapping[str, str] = {}):  # noqa: B006
+    def __init__(self, program: str, python: Path, task: dict, environment: Mapping[str, str] | None = None):
         """Starts it; `task` is what it is told once, as JSON."""
         inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
         self.started = time.monotonic()
@@ -30,7 +30,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=inherited | dict(environment),
+            env=inherited | dict(environment or {}),
         )
         self.facts = self.read()  # what it says of itself once it is ready
         self.seconds_to_start = time.monotonic() - self.started

@@ -147,6 +147,18 @@ def test_attention_with_dropout_has_the_gradients_of_the_plain_formula():
         np.testing.assert_allclose(gradient, want, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("length", [255, 300, 512])
+def test_attention_in_pieces_is_that_of_all_queries_at_once(length):
+    q, k, v, g = (jax.random.normal(jax.random.key(i), (2, length, 4)) for i in range(4))
+    mask_ATS = np.tri(length, dtype=bool)[None]
+    kept_ATS = layers.kept(jax.random.split(jax.random.key(4), 2), 0.4, (length, length), jnp.float32)
+    whole, of_whole = jax.vjp(lambda *a: layers.attend(*a, mask_ATS, kept_ATS), q, k, v)
+    pieces, of_pieces = jax.vjp(lambda *a: layers.attend_causally(*a, mask_ATS, kept_ATS), q, k, v)
+    np.testing.assert_allclose(pieces, whole, rtol=1e-5, atol=1e-5)
+    for gradient, want in zip(of_pieces(g), of_whole(g), strict=True):
+        np.testing.assert_allclose(gradient, want, rtol=1e-4, atol=1e-5)
+
+
 def test_initial_parameters_are_a_function_of_the_seed():
     model = shape()
     one, same, other = (jax.jit(partial(initialize, model, V, seed))() for seed in (1, 1, 2))

@@ -8,33 +8,18 @@ from turn import serve, task
 
 started = time.monotonic()
 ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path.insert(0, str(ROOT / "scripts"))
+sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "benchmarks")]
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
-import yaml  # noqa: E402
+import own_step  # noqa: E402
 
-from makelm import configfile, sharding, training  # noqa: E402
+from makelm import training  # noqa: E402
 from makelm.loop import Feed  # noqa: E402
 
 given = task()
-T, B, D = given["context"], given["batch"], given["width"]
-heads = {"n_heads": given["heads"], "n_kv_heads": given["heads"], "d_head": D // given["heads"]}
-sizes = {"context_length": T, "n_layers": given["layers"], "d_model": D, "d_ff": 4 * D} | heads
-dtypes = {"compute_dtype": given["dtype"], "residual_dtype": given.get("residual_dtype", "float32")}
-rates = dict.fromkeys(("matrices", "embedding", "head", "vectors"), 1e-3)
-run = yaml.safe_load((ROOT / "benchmarks/architectures.yaml").read_text())[given["architecture"]]
-run["model"] |= sizes | dtypes
-run["train"] |= {"steps": 100_000, "batch_size": B}
-run["train"]["optimizer"] |= {"kind": "adamw", "learning_rates": rates, "beta2": 0.99, "eps": 1e-8}
-run["train"]["schedule"] = {"kind": "cosine", "warmup_steps": 100, "decay_fraction": 1.0, "final": 0.1}
-run["compute"] = given["compute"]
-run |= {"sample": {"max_new_tokens": 1}, "evaluate": {"window": T, "stride": T}}
-config = yaml.safe_load((ROOT / "config.yaml").read_text())
-config["run"]["bench"] = run | {"base": "stdlib"}
-settings = configfile.load(config).run["bench"]
-mesh = sharding.make_mesh(settings.mesh, jax.devices())
-trainer = training.make_trainer(settings.model, settings.train, settings.compute, given["vocabulary"], None, mesh)
+T, B = given["context"], given["batch"]
+trainer = own_step.trainer(given)
 state = trainer.initial_state()
 tokens = np.memmap(given["tokens"], dtype=np.uint16, mode="r")
 rng = np.random.default_rng(0)

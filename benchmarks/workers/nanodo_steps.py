@@ -34,9 +34,7 @@ from nanodo import optimizer as optimizer_lib  # noqa: E402
 
 T, B = given["context"], given["batch"]
 sizes = {"D": given["width"], "H": given["heads"], "L": T, "N": given["layers"], "F": 4 * given["width"]}
-shape = model_lib.DoConfig(
-    **sizes, V=given["vocabulary"], dtype=jnp.dtype(given["dtype"]), fsdp_enabled=False
-)
+shape = model_lib.DoConfig(**sizes, V=given["vocabulary"], dtype=jnp.dtype(given["dtype"]), fsdp_enabled=False)
 model = model_lib.TransformerDo(shape)
 rates = {"peak_learning_rate": 1e-3, "init_learning_rate": 1e-4, "final_learning_rate": 1e-4}
 plan = {"num_train_steps": 100_000, "warmup_steps": 100, "decay_type": "cosine", "weight_decay": 0.1}

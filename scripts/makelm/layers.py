@@ -3,12 +3,17 @@
 B batch, A batch x heads, T position, S position attended to, N heads, K key/value heads, H head dim, R pairs of H
 """
 
+from itertools import pairwise
 from math import sqrt
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+
+# Attention works on some queries at a time: half as many cost more than they spare, more pieces make long programs.
+QUERIES = 128
+MOST_PIECES = 4
 
 
 @jax.custom_vjp
@@ -58,12 +63,19 @@ def rotate(x_BTNH: Array, cos_1T1R: Array, sin_1T1R: Array, interleaved: bool) -
 
 
 def attention(
-    q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, mask_BTS: Array, kept_BNTS: Array | None, parts: int = 1
+    q_BTNH: Array,
+    k_BSKH: Array,
+    v_BSKH: Array,
+    mask_BTS: Array,
+    kept_BNTS: Array | None,
+    parts: int = 1,
+    causal: bool = False,
 ) -> Array:
     """Returns what each position gathers from those that its mask lets it see; a mask for all rows has B = 1.
 
     `kept_BNTS` is dropout's: 0 where a weight is dropped, 1 / (1 - rate) elsewhere. Heads that devices share lie in
-    `parts`: those of a part stay beside each other, so that no device needs another's.
+    `parts`: those of a part stay beside each other, so that no device needs another's. `causal` says of the mask that
+    no position sees one after it.
     """
     B, T, N, H = q_BTNH.shape
     share = N // k_BSKH.shape[2]
@@ -77,9 +89,28 @@ def attention(
     mask_ATS = mask_BTS
     if mask_BTS.shape[0] > 1:
         mask_ATS = jnp.tile(jnp.repeat(mask_BTS, N // parts, axis=0), (parts, 1, 1))
-    mixed_ATH = attend(q_ATH, k_ASH, v_ASH, mask_ATS, None if kept_BNTS is None else merge(kept_BNTS))
+    kept_ATS = None if kept_BNTS is None else merge(kept_BNTS)
+    mixed_ATH = (attend_causally if causal else attend)(q_ATH, k_ASH, v_ASH, mask_ATS, kept_ATS)
     mixed_BPNTH = jnp.swapaxes(mixed_ATH.reshape(parts, B, N // parts, T, H), 0, 1)
     return jnp.swapaxes(mixed_BPNTH.reshape(B, N, T, H), 1, 2)
+
+
+def attend_causally(q_ATH: Array, k_ATH: Array, v_ATH: Array, mask_ATS: Array, kept_ATS: Array | None) -> Array:
+    """Returns what `attend` does, some queries at a time: what comes after all of them is not even multiplied."""
+    T = q_ATH.shape[1]
+    count = max(1, min(MOST_PIECES, T // QUERIES))
+    ends = [T * number // count for number in range(count + 1)]
+    mixed = [
+        attend(
+            q_ATH[:, first:last],
+            k_ATH[:, :last],
+            v_ATH[:, :last],
+            mask_ATS[:, first:last, :last],
+            None if kept_ATS is None else kept_ATS[:, first:last, :last],
+        )
+        for first, last in pairwise(ends)
+    ]
+    return jnp.concatenate(mixed, axis=1) if count > 1 else mixed[0]
 
 
 def largest_logit(q_BTNH: Array, k_BTKH: Array) -> Array:
@@ -102,7 +133,8 @@ def attend(q_ATH: Array, k_ASH: Array, v_ASH: Array, mask_ATS: Array, kept_ATS: 
 
 def attend_forward(q_ATH, k_ASH, v_ASH, mask_ATS, kept_ATS) -> tuple[Array, tuple]:
     scores_ATS = jnp.einsum("ATH,ASH->ATS", q_ATH, k_ASH).astype(jnp.float32)
-    scores_ATS = jnp.where(mask_ATS, scores_ATS, -jnp.inf)
+    # added, not chosen by: XLA on a CPU would look the mask up again in each of the softmax's passes
+    scores_ATS = scores_ATS + jnp.where(mask_ATS, 0, -jnp.inf).astype(jnp.float32)
     e_ATS = jnp.exp(scores_ATS - jnp.max(scores_ATS, axis=-1, keepdims=True))
     scale_AT1 = 1 / jnp.sum(e_ATS, axis=-1, keepdims=True)
     e_ATS = e_ATS.astype(q_ATH.dtype)

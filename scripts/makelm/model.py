@@ -114,7 +114,7 @@ class Attention(nnx.Module):
         mask_BTS = causal_1TS if documents_BTS is None else causal_1TS & documents_BTS
         T, N = q_BTNH.shape[1:3]
         kept_BNTS = None if keys_B is None else layers.kept(keys_B, self.dropout, (N, T, T), q_BTNH.dtype)
-        return self.combine(layers.attention(q_BTNH, k_BTKH, v_BTKH, mask_BTS, kept_BNTS, self.parts))
+        return self.combine(layers.attention(q_BTNH, k_BTKH, v_BTKH, mask_BTS, kept_BNTS, self.parts, causal=True))
 
     def decode(self, x_B1D: Array, position: Array, keys_BSKH: Array, values_BSKH: Array, begin_B: Array) -> tuple:
         """Returns the output for one new position and the cache with it in place of the oldest."""

@@ -1,0 +1,33 @@
+"""makelm's training step in the architecture of one of its peers; scripts/ must be importable."""
+
+from pathlib import Path
+
+import jax
+import yaml
+
+from makelm import configfile, sharding, training
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def trainer(given: dict) -> training.Trainer:
+    """Returns what train_model compiles, for a shape of train_step.py, an architecture, dtypes and compute keys.
+
+    AdamW with the peer's decay and clipping, and a cosine schedule, which all peers have.
+    """
+    T, D = given["context"], given["width"]
+    run = yaml.safe_load((ROOT / "benchmarks/architectures.yaml").read_text())[given["architecture"]]
+    heads = {"n_heads": given["heads"], "n_kv_heads": given["heads"], "d_head": D // given["heads"]}
+    sizes = {"context_length": T, "n_layers": given["layers"], "d_model": D, "d_ff": 4 * D} | heads
+    run["model"] |= sizes | {"compute_dtype": given["dtype"], "residual_dtype": "float32"}
+    run["train"] |= {"steps": 100_000, "batch_size": given["batch"]}
+    rates = dict.fromkeys(("matrices", "embedding", "head", "vectors"), 1e-3)
+    run["train"]["optimizer"] |= {"kind": "adamw", "learning_rates": rates, "beta2": 0.99, "eps": 1e-8}
+    run["train"]["schedule"] = {"kind": "cosine", "warmup_steps": 100, "decay_fraction": 1.0, "final": 0.1}
+    run |= {"base": "stdlib", "compute": given["compute"]}
+    run |= {"sample": {"max_new_tokens": 1}, "evaluate": {"window": T, "stride": T}}
+    config = yaml.safe_load((ROOT / "config.yaml").read_text())
+    config["run"]["bench"] = run
+    settings = configfile.load(config).run["bench"]
+    mesh = sharding.make_mesh(settings.mesh, jax.devices()[: given.get("devices")])
+    return training.make_trainer(settings.model, settings.train, settings.compute, given["vocabulary"], None, mesh)
