@@ -18,11 +18,12 @@ unexport PYTHONDONTWRITEBYTECODE PYTHONPATH PYTHONHOME VIRTUAL_ENV
 
 READY := .venv/.ready
 PARITY := .venv-parity
+BENCH := .venv-bench
 WORKFLOW := .venv/bin/python scripts/run_workflow.py --cores $(CORES)
 SNAKEFILES := Snakefile workflow/rules
 
 .DEFAULT_GOAL := all
-.PHONY: all tokenizer plan train watch sample evaluate export report download verify gc test test-parity test-faults test-cluster presets golden check lock help
+.PHONY: all tokenizer plan train watch sample evaluate export report download verify gc test test-parity test-faults test-cluster presets golden bench check lock help
 
 all: $(READY) ## build what config.yaml lists under runs:
 	@$(WORKFLOW) $(ARGS)
@@ -82,6 +83,13 @@ presets: $(READY) $(PARITY)/.ready ## check presets: size, a short run, transfor
 	  .venv/bin/python tests/presets/run.py
 	@.venv/bin/python benchmarks/import_memory.py
 
+bench: $(READY) $(BENCH)/.ready ## speed beside PEERS=<folder with nanoGPT, picodo, nanodo>; the tables of benchmarks/README.md
+	@[ -d "$(PEERS)" ] || { echo "PEERS=<folder with checkouts of nanoGPT, picodo and nanodo> is missing" >&2; exit 2; }
+	@for name in train_step time_to_quality sampling; do \
+	  .venv/bin/python benchmarks/$$name.py --peers "$(PEERS)" $(ARGS) || exit; \
+	done
+	@for name in start_up growth; do .venv/bin/python benchmarks/$$name.py $(ARGS) || exit; done
+
 check: $(READY) ## style and lint
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
@@ -111,4 +119,9 @@ $(READY): uv.lock pyproject.toml
 $(PARITY)/.ready: tests/parity/requirements.txt $(READY)
 	@.venv/bin/python -m venv --clear $(PARITY)
 	@$(PARITY)/bin/python -m pip --require-virtualenv install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+$(BENCH)/.ready: benchmarks/requirements.txt tests/parity/requirements.txt $(READY)
+	@.venv/bin/python -m venv --clear $(BENCH)
+	@$(BENCH)/bin/python -m pip --require-virtualenv install --quiet --disable-pip-version-check -r $<
 	@touch $@

@@ -1,17 +1,17 @@
-"""makelm's training step in the architecture of one of its peers; scripts/ must be importable."""
+"""makelm in the architecture of one of its peers: its settings and its training step; scripts/ must be importable."""
 
 from pathlib import Path
 
 import jax
 import yaml
 
-from makelm import configfile, sharding, training
+from makelm import config, configfile, sharding, training
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def trainer(given: dict) -> training.Trainer:
-    """Returns what train_model compiles, for a shape of train_step.py, an architecture, dtypes and compute keys.
+def settings(given: dict) -> config.Run:
+    """Returns a run of a shape of train_step.py in an architecture, with a dtype and compute keys.
 
     AdamW with the peer's decay and clipping, and a cosine schedule, which all peers have.
     """
@@ -26,8 +26,13 @@ def trainer(given: dict) -> training.Trainer:
     run["train"]["schedule"] = {"kind": "cosine", "warmup_steps": 100, "decay_fraction": 1.0, "final": 0.1}
     run |= {"base": "stdlib", "compute": given["compute"]}
     run |= {"sample": {"max_new_tokens": 1}, "evaluate": {"window": T, "stride": T}}
-    config = yaml.safe_load((ROOT / "config.yaml").read_text())
-    config["run"]["bench"] = run
-    settings = configfile.load(config).run["bench"]
-    mesh = sharding.make_mesh(settings.mesh, jax.devices()[: given.get("devices")])
-    return training.make_trainer(settings.model, settings.train, settings.compute, given["vocabulary"], None, mesh)
+    raw = yaml.safe_load((ROOT / "config.yaml").read_text())
+    raw["run"]["bench"] = run
+    return configfile.load(raw).run["bench"]
+
+
+def trainer(given: dict) -> training.Trainer:
+    """Returns what train_model compiles for it."""
+    run = settings(given)
+    mesh = sharding.make_mesh(run.mesh, jax.devices()[: given.get("devices")])
+    return training.make_trainer(run.model, run.train, run.compute, given["vocabulary"], None, mesh)

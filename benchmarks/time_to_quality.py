@@ -41,11 +41,13 @@ NANOGPT = shlex.split(
 class NanoGpt:
     """Its checkout, copied, with the text made ready by its own prepare.py."""
 
-    def __init__(self, checkout: Path, python: Path, text: Path, folder: Path):
+    def __init__(self, checkout: Path, python: Path, text: Path | None, folder: Path):
         self.folder, self.python = folder / "nanoGPT", python
         shutil.copytree(checkout, self.folder, ignore=shutil.ignore_patterns(".git"))
         data = self.folder / "data/shakespeare_char"
-        shutil.copyfile(text, data / "input.txt")
+        self.text = data / "input.txt"
+        if text:
+            shutil.copyfile(text, self.text)
         subprocess.run([python, "prepare.py"], cwd=data, check=True, stdout=subprocess.DEVNULL)
 
     def train(self) -> float:
@@ -94,15 +96,15 @@ def main() -> None:
     """Measures and records."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--peers", type=Path, required=True, help="folder with nanoGPT's checkout")
-    parser.add_argument("--text", type=Path, required=True, help="tiny shakespeare")
+    parser.add_argument("--text", type=Path, help="tiny shakespeare, for who cannot download it")
     parser.add_argument("--python", type=Path, default=ROOT / ".venv-bench/bin/python", help="that nanoGPT runs on")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         python = python_of_peers(options.python)
-        runs = {"nanoGPT": NanoGpt(options.peers / "nanoGPT", python, options.text, folder)}
-        runs |= {recipe: Makelm(recipe, options.text, folder) for recipe in RECIPES}
+        peer = NanoGpt(options.peers / "nanoGPT", python, options.text, folder)
+        runs = {"nanoGPT": peer} | {recipe: Makelm(recipe, peer.text, folder) for recipe in RECIPES}
         found = [
             {who: {"seconds": run.train(), "loss": run.loss()} for who, run in runs.items()}
             for _ in range(options.rounds)

@@ -1,0 +1,26 @@
+"""nanoGPT writes: what its sample.py does on a CPU, without a cache; all rows in one call."""
+
+import sys
+
+from turn import serve, task
+
+given = task()
+sys.path.insert(0, given["checkout"])
+
+import torch  # noqa: E402
+from model import GPT, GPTConfig  # noqa: E402
+
+torch.manual_seed(0)
+shape = {"n_layer": given["layers"], "n_head": given["heads"], "n_embd": given["width"]}
+model = GPT(GPTConfig(block_size=given["context"], vocab_size=given["vocabulary"], dropout=0.0, bias=False, **shape))
+model.eval()
+
+
+def work(times: int) -> None:
+    for _ in range(times):
+        with torch.no_grad():
+            model.generate(torch.ones((given["rows"], 1), dtype=torch.long), given["new"], 0.8, given["top_k"])
+
+
+work(1)
+serve({"versions": {"torch": torch.__version__}}, work)
