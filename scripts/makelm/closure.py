@@ -34,6 +34,7 @@ PLUMBING = frozenset(
         "configfile",
         "device_peaks",
         "errors",
+        "interactive",
         "locks",
         "manifest",
         "progress",

@@ -106,6 +106,19 @@ class Speed:
     writing: float = 0.0
     compiling: float = 0.0
 
+    def measured(self) -> dict[str, float | int | None]:
+        """Returns what timings.jsonl has; a rate is null where all was spent on compiling."""
+        rates = [
+            round(tokens / seconds, 1) if tokens else None
+            for tokens, seconds in ((self.read, self.reading), (self.written, self.writing))
+        ]
+        return {
+            "prefill_tokens_per_second": rates[0],
+            "decode_tokens_per_second": rates[1],
+            "compile_seconds": round(self.compiling, 3),
+            "seconds": round(self.reading + self.writing + self.compiling, 3),
+        }
+
 
 class Engine:
     """A model with slots for texts, each with options of its own."""
