@@ -69,7 +69,7 @@ def describe(
 ) -> dict:
     """Returns one line of samples.jsonl."""
     complete = written.finish_reason == "end_of_text"
-    chosen = asdict(options)
+    chosen = asdict(options) | {"stop": list(options.stop)}
     seed = chosen.pop("seed")
     del chosen["ends"], chosen["logprobs"]
     sample = {

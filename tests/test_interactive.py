@@ -1,5 +1,7 @@
 """Talking to a run: it finds its tokenizer, streams what the generator writes, and survives Ctrl-C."""
 
+from functools import cache
+
 import pytest
 from conftest import random_parameters, shape
 from test_prompts import encoding
@@ -28,11 +30,15 @@ def ask(run, *words: str) -> int:
     return interactive.main(["--run", str(run), "--cores", "2", "--temperature", "0", *words])
 
 
+@cache
+def engine() -> generate.Engine:
+    skeleton, parameters = Skeleton(MODEL, encoding.vocab_size), random_parameters(MODEL, encoding.vocab_size)
+    return generate.Engine(skeleton, parameters, encoding.tokens, encoding.end_of_text, slots=1)
+
+
 def expected(prompt: str, count: int) -> str:
-    parameters = random_parameters(MODEL, encoding.vocab_size)
-    engine = generate.Engine(Skeleton(MODEL, encoding.vocab_size), parameters, encoding.tokens, encoding.end_of_text, 1)
     options = generate.Options(max_new_tokens=count, temperature=0)
-    return generate.generate(engine, [[encoding.first, *encoding.encode(prompt)]], [options])[0].text
+    return generate.generate(engine(), [[encoding.first, *encoding.encode(prompt)]], [options])[0].text
 
 
 def test_a_conversation_goes_on_until_there_is_no_more(run, capsys, monkeypatch):

@@ -69,7 +69,7 @@ def drawn(logits_V: np.ndarray, count: int, chosen: Options, needed=ALL) -> np.n
     """Returns how often each token is drawn in so many tries."""
     V = len(logits_V)
     one = rows(chosen, vocab_size=V)
-    u_C1 = sampling.uniforms(one.seed_B, jnp.zeros(1, jnp.int32), count)
+    u_C1 = np.random.default_rng(0).random((count, 1), np.float32)
     seen_1V = jnp.zeros((1, V), bool)
     draw = jax.vmap(lambda u_1: sampling.draw(jnp.asarray(logits_V)[None], seen_1V, u_1, one, needed))
     return np.bincount(np.asarray(jax.jit(draw)(u_C1))[:, 0], minlength=V)

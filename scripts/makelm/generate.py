@@ -81,6 +81,7 @@ class Slot:
     options: Options
     length: int  # positions in the cache
     stream: TextStream
+    random: np.random.Generator  # its own, so that what is drawn does not depend on the neighbours
     written: int = 0  # tokens
     ids: list[int] = field(default_factory=list)  # those not given yet, and what belongs to them
     logprobs: list[float] = field(default_factory=list)
@@ -183,7 +184,8 @@ class Engine:
         self.cache, self.rows = take_in(
             self.skeleton, self.groups, self.parameters, self.cache, self.rows, slot, tokens_P, start, seen_V, drawing
         )
-        self.slots[slot] = Slot(options, len(prompt) - 1, TextStream(self.tokens, options.stop))
+        stream, random = TextStream(self.tokens, options.stop), np.random.Generator(np.random.Philox(options.seed))
+        self.slots[slot] = Slot(options, len(prompt) - 1, stream, random)
         jax.block_until_ready(self.rows)
         if self.took(started, len(tokens_P)):
             self.speed.read += len(prompt) - 1
@@ -210,7 +212,10 @@ class Engine:
         needed = sampling.needs([slot.options for slot in live.values()])
         how = width, self.chunk, needed, self.end_of_text
         live_B = np.array([slot is not None for slot in self.slots])
-        self.cache, self.rows, found = write(self.skeleton, how, self.parameters, self.cache, self.rows, live_B)
+        u_CB = np.zeros((self.chunk, len(live_B)), np.float32)
+        for number, slot in live.items():
+            u_CB[:, number] = slot.random.random(self.chunk, np.float32)
+        self.cache, self.rows, found = write(self.skeleton, how, self.parameters, self.cache, self.rows, live_B, u_CB)
         ids_BC, logprobs_BC, others_BCA, values_BCA = (each.tolist() for each in jax.device_get(found))
         before, counts = self.speed.written, self.took(started, how)
         pieces = [self.read_off(n, ids_BC[n], logprobs_BC[n], others_BCA[n], values_BCA[n]) for n in live]
@@ -304,7 +309,7 @@ def empty_rows(skeleton: Skeleton, batch: int) -> Rows:
     zeros_B = np.zeros(batch, np.int32)
     false_B, ones_B = zeros_B.astype(bool), zeros_B.astype(np.float32) + 1
     seen_BV = np.zeros((batch, skeleton.vocab_size), bool)
-    drawing = Drawing(zeros_B.astype(np.uint32), 0 * ones_B, zeros_B + 1, ones_B, 0 * ones_B, ones_B)
+    drawing = Drawing(0 * ones_B, zeros_B + 1, ones_B, 0 * ones_B, ones_B)
     rows = Rows(zeros_B, zeros_B, zeros_B, zeros_B, zeros_B, false_B, ~false_B, seen_BV, drawing)
     return jax.jit(partial(settled, skeleton))(rows)
 
@@ -338,7 +343,7 @@ def take_in(
 
 @partial(jax.jit, static_argnums=(0, 1), donate_argnums=(3, 4))
 def write(
-    skeleton: Skeleton, how: tuple, parameters: Parameters, cache: Cache, rows: Rows, live_B: Array
+    skeleton: Skeleton, how: tuple, parameters: Parameters, cache: Cache, rows: Rows, live_B: Array, u_CB: Array
 ) -> tuple[Cache, Rows, tuple[Array, ...]]:
     """Returns cache and rows after a chunk of tokens, and ids_BC, logprobs_BC, others_BCA, logprobs_BCA of it.
 
@@ -348,7 +353,6 @@ def write(
     width, size, needed, end_of_text = how
     model, B, length = skeleton(parameters), live_B.shape[0], cache.keys_BKSH[0].shape[2]
     looked, start_B = decoding.looked_at(cache, width), rows.position_B
-    u_CB = sampling.uniforms(rows.drawing.seed_B, rows.count_B, size)
 
     def step(carry: tuple) -> tuple:
         number, rows, chunk, found = carry

@@ -3,7 +3,7 @@
 Nothing is sorted: which tokens top_k and top_p leave is found by halving the range of logits, and the one that is drawn
 by sums of probabilities. On a CPU that takes a tenth of the time.
 
-B rows, V vocabulary, A alternatives, C tokens of a chunk, X blocks of the vocabulary, Y tokens of a block
+B rows, V vocabulary, A alternatives, X blocks of the vocabulary, Y tokens of a block
 """
 
 from dataclasses import dataclass
@@ -37,7 +37,6 @@ class Options:
 class Drawing:
     """The options of rows; a number that changes nothing stands for None."""
 
-    seed_B: Array
     temperature_B: Array
     top_k_B: Array
     top_p_B: Array
@@ -76,7 +75,6 @@ def row(options: Options, vocab_size: int) -> Drawing:
         return nothing if value is None else value
 
     return Drawing(
-        seed_B=np.uint32(options.seed),
         temperature_B=np.float32(options.temperature),
         top_k_B=np.int32(min(given(options.top_k, vocab_size), vocab_size)),
         top_p_B=np.float32(given(options.top_p, 1)),
@@ -85,21 +83,8 @@ def row(options: Options, vocab_size: int) -> Drawing:
     )
 
 
-def uniforms(seed_B: Array, count_B: Array, size: int) -> Array:
-    """Returns u_CB from 0 to 1: a row's number for its token `count` and those after it.
-
-    They come from the row's own seed, and not from its place: what it draws does not depend on its neighbours.
-    """
-
-    def one(seed: Array, count: Array) -> Array:
-        return jax.random.uniform(jax.random.fold_in(jax.random.key(seed), count))
-
-    counts_CB = count_B[None] + jnp.arange(size)[:, None]
-    return jax.vmap(jax.vmap(one), (None, 0))(seed_B, counts_CB)
-
-
 def draw(logits_BV: Array, seen_BV: Array, u_B: Array, drawing: Drawing, needed: Needs) -> Array:
-    """Returns a token id for each row; `seen_BV` says which tokens a row has had already."""
+    """Returns a token id for each row, drawn by a number from 0 to 1; `seen_BV` are the tokens it has had already."""
     if needed.penalizes:
         logits_BV = penalize(logits_BV, seen_BV, drawing.penalty_B[:, None])
     likeliest_B = jnp.argmax(logits_BV, axis=-1)
