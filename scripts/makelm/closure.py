@@ -34,7 +34,6 @@ PLUMBING = frozenset(
         "configfile",
         "device_peaks",
         "errors",
-        "interactive",
         "locks",
         "manifest",
         "progress",
