@@ -1,5 +1,6 @@
 """Talking to a run: it finds its tokenizer, streams what the generator writes, and survives Ctrl-C."""
 
+import signal
 from functools import cache
 
 import pytest
@@ -57,21 +58,25 @@ def test_a_conversation_goes_on_until_there_is_no_more(run, capsys, monkeypatch)
     assert "Ctrl-D ends" in said.err
 
 
-def test_one_answer_is_printed_and_can_be_stopped(run, capsys, monkeypatch):
-    stops = []
+def test_ctrl_c_stops_an_answer_and_not_the_program(run, capsys, monkeypatch):
+    ended = []
 
-    def interrupted(engine, *rest):
-        yield "half"
-        stops.append(engine)
-        raise KeyboardInterrupt
+    def stopped(*_):
+        try:
+            yield "half"
+            signal.raise_signal(signal.SIGINT)
+            yield " more"
+            yield " never"
+        finally:
+            ended.append(True)
 
-    monkeypatch.setattr(interactive, "answer", interrupted)
+    monkeypatch.setattr(interactive, "answer", stopped)
     lines = iter(["x", "y"])
     monkeypatch.setattr("builtins.input", lambda _: next(lines))
-    with pytest.raises(StopIteration):  # two lines were asked for: the first Ctrl-C ended an answer only
+    with pytest.raises(StopIteration):  # a third line was asked for
         ask(run)
-    assert len(stops) == 2 and capsys.readouterr().out == "half\nhalf\n"
-    assert ask(run, "--prompt", "a") == 0
+    assert capsys.readouterr().out == "half more\nhalf more\n" and ended == [True, True]
+    assert ask(run, "--prompt", "a") == 0 and signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_what_is_wrong_is_one_line(run, tmp_path, capsys):

@@ -8,7 +8,7 @@ import pytest
 from makelm import sampling
 from makelm.sampling import Options
 
-ALL = sampling.Needs(draws=True, top_k=True, top_p=True, min_p=True, penalizes=True, alternatives=0)
+ALL = sampling.Needs(draws=True, restricts=True, penalizes=True, alternatives=0)
 
 
 def rows(*options: Options, vocab_size: int) -> sampling.Drawing:
@@ -21,7 +21,7 @@ def options(**changes) -> Options:
 
 def left(logits_BV: np.ndarray, *chosen: Options) -> list[set[int]]:
     """Returns the tokens that each row's options leave."""
-    kept_BV = sampling.restrict(jnp.asarray(logits_BV), rows(*chosen, vocab_size=logits_BV.shape[1]), ALL)
+    kept_BV = sampling.restrict(jnp.asarray(logits_BV), rows(*chosen, vocab_size=logits_BV.shape[1]))
     return [set(np.flatnonzero(np.isfinite(kept_V)).tolist()) for kept_V in kept_BV]
 
 
@@ -65,13 +65,13 @@ def test_top_p_and_top_k_keep_ties_and_can_rule_out_token_0():
     assert left(-logits_1V, options(top_k=1)) == [{0}]
 
 
-def drawn(logits_V: np.ndarray, count: int, chosen: Options, needed=ALL) -> np.ndarray:
+def drawn(logits_V: np.ndarray, count: int, chosen: Options) -> np.ndarray:
     """Returns how often each token is drawn in so many tries."""
     V = len(logits_V)
     one = rows(chosen, vocab_size=V)
     u_C1 = np.random.default_rng(0).random((count, 1), np.float32)
     seen_1V = jnp.zeros((1, V), bool)
-    draw = jax.vmap(lambda u_1: sampling.draw(jnp.asarray(logits_V)[None], seen_1V, u_1, one, needed))
+    draw = jax.vmap(lambda u_1: sampling.draw(jnp.asarray(logits_V)[None], seen_1V, u_1, one, ALL))
     return np.bincount(np.asarray(jax.jit(draw)(u_C1))[:, 0], minlength=V)
 
 
@@ -115,5 +115,5 @@ def test_logprobs_are_those_of_the_model():
 
 def test_only_what_a_row_asks_for_is_needed():
     greedy = options(temperature=0, top_p=0.5)
-    assert sampling.needs([greedy]) == (False, False, False, False, False, 0)
-    assert sampling.needs([greedy, options(top_k=3, logprobs=2)]) == (True, True, False, False, False, 2)
+    assert sampling.needs([greedy]) == (False, False, False, 0)
+    assert sampling.needs([greedy, options(top_k=3, logprobs=2)]) == (True, True, False, 2)

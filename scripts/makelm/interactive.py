@@ -3,8 +3,9 @@
 import argparse
 import contextlib
 import os
+import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -101,7 +102,7 @@ def find_tokenizer(run: Path, digest: str) -> Path:
     raise UserError(f"no tokenizer in {place} is the one of {run} ({digest[:12]}); name its folder with --tokenizer")
 
 
-def answer(engine: Engine, encoding: tokenizer.Tokenizer, text: str, options: Options) -> Iterator[str]:
+def answer(engine: Engine, encoding: tokenizer.Tokenizer, text: str, options: Options) -> Generator[str, None, None]:
     """Yields what is written after a text, as it comes. Raises UserError where it cannot be written on."""
     slot = engine.admit(prompts.encoded(text, encoding).ids, options)
     try:
@@ -111,10 +112,18 @@ def answer(engine: Engine, encoding: tokenizer.Tokenizer, text: str, options: Op
         engine.release(slot)
 
 
-def show(pieces: Iterator[str]) -> None:
-    """Prints pieces of a text as they come."""
-    for piece in pieces:
-        print(piece, end="", flush=True)
+def show(pieces: Generator[str, None, None]) -> None:
+    """Prints pieces of a text as they come, until Ctrl-C: it ends the text between two steps, not within one."""
+    pressed = []
+    before = signal.signal(signal.SIGINT, lambda *_: pressed.append(True))
+    try:
+        for piece in pieces:
+            print(piece, end="", flush=True)
+            if pressed:
+                break
+    finally:
+        pieces.close()
+        signal.signal(signal.SIGINT, before)
     print()
 
 
@@ -134,8 +143,6 @@ def converse(engine: Engine, encoding: tokenizer.Tokenizer, options: Options, fr
             return
         try:
             show(answer(engine, encoding, line.replace("\\n", "\n"), options))
-        except KeyboardInterrupt:
-            print()
         except UserError as error:
             print(error, file=sys.stderr)
         if fresh:

@@ -48,9 +48,7 @@ class Needs(NamedTuple):
     """What at least one row asks for: the rest is not compiled, so it takes no time."""
 
     draws: bool
-    top_k: bool
-    top_p: bool
-    min_p: bool
+    restricts: bool
     penalizes: bool
     alternatives: int  # the most of any row
 
@@ -60,9 +58,7 @@ def needs(options: list[Options]) -> Needs:
     drawn = [each for each in options if each.temperature > 0]
     return Needs(
         draws=bool(drawn),
-        top_k=any(each.top_k is not None for each in drawn),
-        top_p=any(each.top_p is not None for each in drawn),
-        min_p=any(each.min_p is not None for each in drawn),
+        restricts=any((each.top_k, each.top_p, each.min_p) != (None, None, None) for each in drawn),
         penalizes=any(each.repetition_penalty is not None for each in options),
         alternatives=max((each.logprobs for each in options), default=0),
     )
@@ -91,8 +87,10 @@ def draw(logits_BV: Array, seen_BV: Array, u_B: Array, drawing: Drawing, needed:
     if not needed.draws:
         return likeliest_B
     greedy_B = drawing.temperature_B == 0
-    kept_BV = restrict(logits_BV / jnp.where(greedy_B, 1, drawing.temperature_B)[:, None], drawing, needed)
-    return jnp.where(greedy_B, likeliest_B, pick(shares(kept_BV), u_B))
+    logits_BV = logits_BV / jnp.where(greedy_B, 1, drawing.temperature_B)[:, None]
+    if needed.restricts:
+        logits_BV = restrict(logits_BV, drawing)
+    return jnp.where(greedy_B, likeliest_B, pick(shares(logits_BV), u_B))
 
 
 def penalize(logits_BV: Array, seen_BV: Array, penalty_B1: Array) -> Array:
@@ -106,23 +104,19 @@ def shares(logits_BV: Array) -> Array:
     return jnp.exp(logits_BV - jnp.max(logits_BV, axis=-1, keepdims=True))
 
 
-def restrict(logits_BV: Array, drawing: Drawing, needed: Needs) -> Array:
+def restrict(logits_BV: Array, drawing: Drawing) -> Array:
     """Returns logits with -inf where top_k, top_p or min_p rule a token out; one as likely as the last that stays does.
 
     top_p looks at what top_k has left.
     """
-    order_BV = ordered(logits_BV)
-    if needed.top_k:
-        top_k_B1 = drawing.top_k_B[:, None].astype(jnp.float32)
-        logits_BV = jnp.where(order_BV >= least(order_BV, jnp.ones_like(logits_BV), top_k_B1), logits_BV, -jnp.inf)
-    if needed.top_p:
-        shares_BV, top_p_B1 = shares(logits_BV), drawing.top_p_B[:, None]
-        bound_B1 = least(order_BV, shares_BV, top_p_B1 * jnp.sum(shares_BV, axis=-1, keepdims=True))
-        # sums of rounded numbers say nothing about all of them
-        logits_BV = jnp.where((order_BV >= bound_B1) | (top_p_B1 >= 1), logits_BV, -jnp.inf)
-    if needed.min_p:
-        logits_BV = jnp.where(shares(logits_BV) >= drawing.min_p_B[:, None], logits_BV, -jnp.inf)
-    return logits_BV
+    order_BV, top_p_B1 = ordered(logits_BV), drawing.top_p_B[:, None]
+    kth_B1 = least(order_BV, jnp.ones_like(logits_BV), drawing.top_k_B[:, None].astype(jnp.float32))
+    logits_BV = jnp.where(order_BV >= kth_B1, logits_BV, -jnp.inf)
+    shares_BV = shares(logits_BV)
+    last_B1 = least(order_BV, shares_BV, top_p_B1 * jnp.sum(shares_BV, axis=-1, keepdims=True))
+    # sums of rounded numbers say nothing about all of them
+    stays_BV = ((order_BV >= last_B1) | (top_p_B1 >= 1)) & (shares_BV >= drawing.min_p_B[:, None])
+    return jnp.where(stays_BV, logits_BV, -jnp.inf)
 
 
 def ordered(x: Array) -> Array:
