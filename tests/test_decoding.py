@@ -54,10 +54,12 @@ def test_rows_of_different_lengths_compute_what_the_full_forward_pass_does(model
 @pytest.mark.parametrize("name", ["qwen", "others"])
 def test_a_full_cache_slides_over_the_last_positions(name):
     model = shape(**ZOO[name] | {"context_length": 8, "n_layers": 1, "mask_documents": False})
-    parameters = random_parameters(model, V)
+    found, seen = [], []
     for position_B, logits_BV in decoded(model, tokens_BT, [7, 2], 7, [0, 0], 8):
-        for row, position in enumerate(position_B.tolist()):
-            # one layer sees no further than its cache, and rotary positions only count distances
-            seen_1T = tokens_BT[row : row + 1, max(0, position - 7) : position + 1]
-            expected_V = forward(model, V, parameters, np.pad(seen_1T, ((0, 0), (0, 8 - seen_1T.shape[1]))))
-            np.testing.assert_allclose(logits_BV[row], expected_V[0, seen_1T.shape[1] - 1], rtol=1e-4, atol=1e-5)
+        found += list(logits_BV)
+        # one layer sees no further than its cache, and rotary positions only count distances
+        seen += [tokens_BT[row, max(0, end - 7) : end + 1] for row, end in enumerate(position_B.tolist())]
+    windows_BT = np.stack([np.pad(one, (0, 8 - len(one))) for one in seen])
+    expected_BTV = forward(model, V, random_parameters(model, V), windows_BT)
+    for logits_V, one, expected_TV in zip(found, seen, expected_BTV, strict=True):
+        np.testing.assert_allclose(logits_V, expected_TV[len(one) - 1], rtol=1e-4, atol=1e-5)

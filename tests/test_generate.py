@@ -34,9 +34,11 @@ def shared() -> Engine:
 def test_greedy_is_the_full_forward_pass_token_for_token(shared):
     lengths = [9, 1, 20, 4, 5]
     options = [replace(GREEDY, max_new_tokens=length, logprobs=2, ends=False) for length in lengths]
-    for prompt, length, written in zip(PROMPTS, lengths, generate(shared, PROMPTS, options), strict=True):
-        tokens_1T = np.pad(np.array([prompt + written.ids]), ((0, 0), (0, 28 - len(prompt) - len(written.ids))))
-        logits_TV = forward(MODEL, V, PARAMETERS, tokens_1T)[0, len(prompt) - 1 :][:length].astype(np.float64)
+    texts = generate(shared, PROMPTS, options)
+    whole = [prompt + written.ids for prompt, written in zip(PROMPTS, texts, strict=True)]
+    full_BTV = forward(MODEL, V, PARAMETERS, np.array([ids + (28 - len(ids)) * [0] for ids in whole]))
+    for prompt, length, written, full_TV in zip(PROMPTS, lengths, texts, full_BTV, strict=True):
+        logits_TV = full_TV[len(prompt) - 1 :][:length].astype(np.float64)
         assert logits_TV.argmax(axis=-1).tolist() == written.ids and len(written.ids) == length
         logprobs_TV = logits_TV - np.log(np.exp(logits_TV).sum(-1, keepdims=True))
         np.testing.assert_allclose(written.logprobs, logprobs_TV.max(-1), rtol=1e-4, atol=1e-5)
@@ -99,9 +101,10 @@ def test_rotary_positions_slide_and_learned_ones_end():
     prompt = list(range(1, 12))
     (written,) = generate(sliding, [prompt], [replace(GREEDY, max_new_tokens=20, ends=False)])
     ids = prompt + written.ids
-    for end in range(len(prompt), len(ids)):  # one layer sees no further than its context
-        logits_1TV = forward(model, V, random_parameters(model, V), np.array([ids[end - 8 : end]]))
-        assert logits_1TV[0, -1].argmax() == ids[end]
+    # one layer sees no further than its context
+    windows_BT = np.array([ids[end - 8 : end] for end in range(len(prompt), len(ids))])
+    logits_BTV = forward(model, V, random_parameters(model, V), windows_BT)
+    assert logits_BTV[:, -1].argmax(axis=-1).tolist() == written.ids
     learned = shape(context_length=8, n_layers=1, positions={"kind": "learned"})
     ending = engine(skeleton=Skeleton(learned, V), parameters=random_parameters(learned, V))
     assert len(generate(ending, [[1, 2]], [replace(GREEDY, max_new_tokens=6, ends=False)])[0].ids) == 6
