@@ -1,24 +1,30 @@
 """Stage sample_model: weights + tokenizer -> samples.jsonl and a page to read.
 
-Each prompt is written on from samples_per_prompt times, each time with a seed of its own. A prompt stands
-at the beginning of a document: the token that stands before one comes first, else that which ends the one before.
+Each prompt is written on from samples_per_prompt times, each time with a seed of its own.
+
+Without the stage, `sample_model.py --run results/train_model/NAME` writes on from what you type, and with --prompt from
+that once; `--run X --help` has its options. Nothing is kept of it.
 """
 
 import ast
 import json
-import time
+import sys
 import warnings
 from argparse import ArgumentParser
+from dataclasses import asdict
 from pathlib import Path
 
-from makelm import cli, generate, samples_page, tokenizer, weights
-from makelm.errors import UserError
+from makelm import cli, generate, interactive, manifest, prompts, samples_page, sources, tokenizer, weights
+from makelm.generate import Options, Written
 from makelm.model import Skeleton
+from makelm.prompts import Prompt
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--model", type=Path, required=True, help="folder of a trained run (results/train_model/...)")
     parser.add_argument("--tokenizer", type=Path, required=True, help="folder of its tokenizer")
+    shards_help = "folder of token shards (results/encode_shard/...), for prompts of validation documents"
+    parser.add_argument("--shards", nargs="+", metavar="FOLDER", default=[], help=f"{shards_help}; {sources.HELP}")
 
 
 def sample_model(job: cli.Job) -> None:
@@ -27,46 +33,71 @@ def sample_model(job: cli.Job) -> None:
     trained = weights.open_run(job.args.model, job.read_input)
     encoding = tokenizer.load(job.args.tokenizer)
     weights.check_tokenizer(trained, encoding.digest, str(job.args.tokenizer))
-    settings = job.config.sample
-    texts = [prompt for prompt in settings.prompts for _ in range(settings.samples_per_prompt)]
-    prompts = [encode_prompt(encoding, text) for text in texts]
-    seeds = [settings.seed + index for index in range(len(texts))]
-    options = generate.Options(settings.temperature, settings.top_k, settings.top_p)
-    started = time.monotonic()
+    settings, folders = job.config.sample, {}
+    if job.args.shards:
+        data = sources.open_sources(job.args.shards, job.config.corpora, job.read_input)
+        weights.check_tokenizer(trained, data.tokenizer, str(data.first.path))
+        folders = data.folders
+    found = prompts.gather(settings.prompts, encoding, folders)
+    asked = [prompt for prompt in found for _ in range(settings.samples_per_prompt)]
+    options = [options_of(settings, settings.seed + index) for index in range(len(asked))]
+    engine = make_engine(trained, encoding, asked, options)
+    written = generate.generate(engine, [prompt.ids for prompt in asked], options)
+    rows = zip(asked, options, written, strict=True)
+    samples = [describe(encoding, index, *row, settings.language) for index, row in enumerate(rows)]
+    publish(job, samples, engine.speed)
+
+
+def options_of(settings, seed: int) -> Options:
+    """Returns how one sample is written."""
+    chosen = settings.model_dump(exclude={"prompts", "samples_per_prompt", "language", "seed", "stop"})
+    return Options(**chosen, seed=seed % 2**32, stop=tuple(settings.stop))
+
+
+def make_engine(
+    trained: weights.Weights, encoding: tokenizer.Tokenizer, asked: list[Prompt], options: list[Options]
+) -> generate.Engine:
+    """Returns an engine with room for these samples, of few sizes: what is written depends on them by rounding."""
     skeleton = Skeleton(trained.model, trained.vocab_size, trained.end_of_text)
-    written = generate.generate(skeleton, trained.parameters, prompts, seeds, settings.max_new_tokens, options)
-    seconds = time.monotonic() - started
-    samples = [
-        describe(encoding, index, texts[index], ids, seeds[index], settings) for index, ids in enumerate(written)
-    ]
-    publish(job, samples, seconds)
+    slots = min(generate.power(len(asked), 1), generate.SLOTS)
+    length = generate.slot_length([prompt.ids for prompt in asked], options, trained.model.context_length)
+    return generate.Engine(skeleton, trained.parameters, encoding.tokens, encoding.end_of_text, slots, length)
 
 
-def encode_prompt(encoding: tokenizer.Tokenizer, text: str) -> list[int]:
-    """Returns a prompt's ids. Raises UserError where there are none to start from."""
-    start = [] if encoding.first is None else [encoding.first]
-    ids = [*start, *encoding.encode(text)]
-    if not ids:
-        raise UserError("sample.prompts: this tokenizer has no token to begin with, so a prompt cannot be empty")
-    return ids
-
-
-def describe(encoding: tokenizer.Tokenizer, index: int, prompt: str, ids: list[int], seed: int, settings) -> dict:
+def describe(
+    encoding: tokenizer.Tokenizer, index: int, prompt: Prompt, options: Options, written: Written, language: str | None
+) -> dict:
     """Returns one line of samples.jsonl."""
-    ended = encoding.end_of_text in ids
-    if ended:
-        ids = ids[: ids.index(encoding.end_of_text)]
-    text = encoding.decode(ids)
-    return {
+    complete = written.finish_reason == "end_of_text"
+    chosen = asdict(options) | {"stop": list(options.stop)}
+    seed = chosen.pop("seed")
+    del chosen["ends"], chosen["logprobs"]
+    sample = {
         "index": index,
-        "prompt": prompt,
-        "text": text,
-        "tokens": ids,
-        "finish_reason": "end_of_text" if ended else "length",
+        "prompt": prompt.text,
+        "text": written.text,
+        "tokens": written.ids,
+        "logprobs": [round(logprob, 5) for logprob in written.logprobs],
+        "finish_reason": written.finish_reason,
         "seed": seed,
-        "parses": parses(prompt + text, ended) if settings.language == "python" else None,
-        "options": settings.model_dump(include={"temperature", "top_k", "top_p", "max_new_tokens"}),
+        "parses": parses(prompt.text + written.text, complete) if language == "python" else None,
+        "options": chosen,
     }
+    if options.logprobs:
+        sample["alternatives"] = [
+            [[token, round(logprob, 5)] for token, logprob in each] for each in written.alternatives
+        ]
+    return sample | {"pieces": pieces(encoding, written)}
+
+
+def pieces(encoding: tokenizer.Tokenizer, written: Written) -> list[str]:
+    """Returns the text of each token, together the whole text; a character of several tokens is the last one's."""
+    stream, found = generate.TextStream(encoding.tokens, ()), []
+    for number, token in enumerate(written.ids):
+        stream.feed(token)
+        found.append(stream.take(last=number == len(written.ids) - 1)[0])
+    excess = len("".join(found)) - len(written.text)  # of a token that a stop string begins in
+    return [*found[:-1], found[-1][: len(found[-1]) - excess]] if found else []
 
 
 def parses(text: str, complete: bool) -> bool:
@@ -83,20 +114,23 @@ def parses(text: str, complete: bool) -> bool:
         return False
 
 
-def publish(job: cli.Job, samples: list[dict], seconds: float) -> None:
+def publish(job: cli.Job, samples: list[dict], speed: generate.Speed) -> None:
     """Writes the samples, the page and the speed under their final names."""
-    lines = "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
-    (job.staging / "samples.jsonl").write_text(lines, encoding="utf-8")
     known = [sample["parses"] for sample in samples if sample["parses"] is not None]
     rate = round(sum(known) / len(known), 4) if known else None
     page = samples_page.render(job.out.resolve().name, samples, {"tokenizer": job.args.tokenizer.resolve().name})
     (job.staging / "samples.html").write_text(page, encoding="utf-8")
-    tokens = sum(len(sample["tokens"]) for sample in samples)
-    timing = {"seconds": round(seconds, 3), "tokens": tokens, "tokens_per_second": round(tokens / seconds, 1)}
-    (job.staging / "timings.jsonl").write_text(json.dumps(timing) + "\n")
+    kept = [{key: value for key, value in sample.items() if key != "pieces"} for sample in samples]
+    lines = "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in kept)
+    (job.staging / "samples.jsonl").write_text(lines, encoding="utf-8")
+    (job.staging / "timings.jsonl").write_text(json.dumps(speed.measured()) + "\n")
     job.say(f"{len(samples)} samples" + (f", {rate:.0%} parse as Python" if known else ""))
-    job.publish({"samples": len(samples), "parse_rate": rate}, measured=("timings.jsonl",))
+    files = [each["file"] for each in job.config.sample.prompts if isinstance(each, dict) and "file" in each]
+    sums = {"prompt_files": [manifest.file_sha256(Path(file)) for file in files]} if files else {}
+    job.publish({"samples": len(samples), "parse_rate": rate} | sums, measured=("timings.jsonl",))
 
 
 if __name__ == "__main__":
+    if any(word.partition("=")[0] == "--run" for word in sys.argv[1:]):
+        sys.exit(interactive.main(sys.argv[1:]))
     cli.run("sample_model", __doc__, add_arguments, sample_model)

@@ -1,65 +1,141 @@
-"""Sampling: greedy is greedy, rows are their own, and what top_k and top_p rule out never comes."""
+"""The engine: greedy is the full forward pass, rows are their own, slots are refilled, texts end where they should."""
+
+from dataclasses import replace
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import forward, random_parameters, shape
+from conftest import config, configfile, forward, random_parameters, shape
 
-from makelm.generate import Options, draw, generate, restrict
+from makelm import sharding
+from makelm.errors import UserError
+from makelm.generate import Engine, Options, generate, slot_length
 from makelm.model import Skeleton
 
-V = 40
-MODEL = shape(context_length=16)
-PROMPTS = [[1, 2, 3], [4], [5, 6, 7, 8, 9]]
-GREEDY = Options(0, None, None)
+V, END = 40, 39
+MODEL = shape(context_length=32, n_layers=1)
+PROMPTS = [[1, 2, 3], [4], [5, 6, 7, 8, 9, 10, 11], [12, 13], [14]]
+TOKENS = [b"%c" % (ord("A") + number) for number in range(END)] + [b""]
+SKELETON, PARAMETERS = Skeleton(MODEL, V), random_parameters(MODEL, V)
+GREEDY = Options(max_new_tokens=9, temperature=0)
+WARM = replace(GREEDY, temperature=1.0)
 
 
-def write(prompts, seeds, count, options):
-    return generate(Skeleton(MODEL, V), random_parameters(MODEL, V), prompts, seeds, count, options)
+def engine(slots: int = 2, skeleton: Skeleton = SKELETON, parameters=PARAMETERS, **how) -> Engine:
+    return Engine(skeleton, parameters, TOKENS, END, slots, **{"chunk": 4} | how)
 
 
-def test_greedy_writes_the_likeliest_token_of_the_full_forward_pass():
-    for prompt, written in zip(PROMPTS, write(PROMPTS, [0, 0, 0], 8, GREEDY), strict=True):
-        assert len(written) == 8
-        logits_TV = forward(MODEL, V, random_parameters(MODEL, V), np.array([prompt + written]))[0]
-        assert logits_TV[len(prompt) - 1 : -1].argmax(axis=-1).tolist() == written
+@pytest.fixture(scope="module")
+def shared() -> Engine:
+    """An engine of two slots, whose functions are compiled once."""
+    return engine()
 
 
-def test_a_row_does_not_depend_on_its_neighbours_and_does_on_its_seed():
-    options = Options(1.0, None, None)
-    together = write(PROMPTS, [1, 2, 3], 8, options)
-    assert write(PROMPTS[::-1], [3, 2, 1], 8, options) == together[::-1]
-    assert write(PROMPTS, [1, 5, 3], 8, options)[1] != together[1]
+def test_greedy_is_the_full_forward_pass_token_for_token(shared):
+    lengths = [9, 1, 20, 4, 5]
+    options = [replace(GREEDY, max_new_tokens=length, logprobs=2, ends=False) for length in lengths]
+    texts = generate(shared, PROMPTS, options)
+    whole = [prompt + written.ids for prompt, written in zip(PROMPTS, texts, strict=True)]
+    full_BTV = forward(MODEL, V, PARAMETERS, np.array([ids + (28 - len(ids)) * [0] for ids in whole]))
+    for prompt, length, written, full_TV in zip(PROMPTS, lengths, texts, full_BTV, strict=True):
+        logits_TV = full_TV[len(prompt) - 1 :][:length].astype(np.float64)
+        assert logits_TV.argmax(axis=-1).tolist() == written.ids and len(written.ids) == length
+        logprobs_TV = logits_TV - np.log(np.exp(logits_TV).sum(-1, keepdims=True))
+        np.testing.assert_allclose(written.logprobs, logprobs_TV.max(-1), rtol=1e-4, atol=1e-5)
+        others = np.argsort(-logprobs_TV, axis=-1)[:, :2]
+        assert [[token for token, _ in each] for each in written.alternatives] == others.tolist()
+        assert written.finish_reason == "length" and written.text == "".join(TOKENS[i].decode() for i in written.ids)
 
 
-def test_writing_goes_on_beyond_the_context():
-    assert len(write([[1]], [0], 40, GREEDY)[0]) == 40
+def test_a_text_depends_on_its_options_and_not_on_its_neighbours_or_slot(shared):
+    options = [
+        replace(WARM, seed=1, top_p=0.8),
+        replace(WARM, seed=2, temperature=1.5, max_new_tokens=14),
+        replace(WARM, seed=3, top_k=5, repetition_penalty=1.3),
+        replace(WARM, seed=4, min_p=0.01, max_new_tokens=3),
+        replace(GREEDY, repetition_penalty=1.3),
+    ]
+    together = generate(shared, PROMPTS, options)
+    assert generate(shared, PROMPTS[::-1], options[::-1]) == together[::-1]
+    assert generate(shared, PROMPTS[2:3], options[2:3]) == together[2:3]
+    other = generate(shared, PROMPTS[:1], [replace(options[0], seed=5)])
+    assert other[0].ids != together[0].ids
+    assert len({*generate(shared, PROMPTS[4:], [replace(GREEDY, repetition_penalty=9.0)])[0].ids, 14}) == 10
 
 
-@pytest.mark.parametrize(
-    ("options", "allowed"),
-    [
-        (Options(1.0, 1, None), {3}),
-        (Options(1.0, 2, None), {3, 1, 2}),  # a tie at the border stays in
-        (Options(1.0, None, 0.3), {3}),
-        (Options(1.0, None, 1.0), {0, 1, 2, 3}),
-    ],
-)
-def test_restrict_keeps_the_likeliest(options, allowed):
-    logits = jnp.log(jnp.array([0.1, 0.2, 0.2, 0.5]))
-    assert set(np.flatnonzero(np.isfinite(restrict(logits, options))).tolist()) == allowed
+def test_a_text_ends_at_the_end_of_text_token_and_before_stop_strings(shared):
+    (whole,) = generate(shared, PROMPTS[:1], [replace(WARM, seed=7, max_new_tokens=20, ends=False)])
+    stop = whole.text[5:8]  # over the border of the first chunk
+    (cut,) = generate(shared, PROMPTS[:1], [replace(WARM, seed=7, max_new_tokens=20, ends=False, stop=(stop,))])
+    place = whole.text.index(stop)
+    assert (cut.text, cut.ids, cut.finish_reason) == (whole.text[:place], whole.ids[:place], "stop")
+    assert len(cut.logprobs) == len(cut.ids)
+    ending = Engine(SKELETON, PARAMETERS, TOKENS, whole.ids[6], 2, chunk=4)
+    (ended,) = generate(ending, PROMPTS[:1], [replace(WARM, seed=7, max_new_tokens=20)])
+    place = whole.ids.index(whole.ids[6])
+    assert (ended.ids, ended.finish_reason) == (whole.ids[:place], "end_of_text")
 
 
-def test_drawn_frequencies_are_the_probabilities():
-    probabilities = np.array([0.1, 0.2, 0.3, 0.4])
-    drawn = jax.vmap(lambda n: draw(jnp.log(probabilities), jax.random.key(0), n, Options(1.0, None, None)))
-    counts = np.bincount(drawn(jnp.arange(4000)), minlength=4)
-    chi_square = ((counts - 4000 * probabilities) ** 2 / (4000 * probabilities)).sum()
-    assert chi_square < 16.3  # 3 degrees of freedom, p = 0.001
+def test_slots_are_refilled_while_others_go_on_and_can_be_left(shared):
+    long, short = (shared.admit(PROMPTS[0], replace(GREEDY, max_new_tokens=count)) for count in (12, 2))
+    first = {piece.slot: piece for piece in shared.step()}
+    assert first[short].finish_reason == "length" and first[long].finish_reason is None
+    assert shared.free == [short]
+    assert shared.admit(PROMPTS[2], GREEDY) == short and shared.free == []
+    ids = first[long].ids + [token for _ in range(2) for p in shared.step() if p.slot == long for token in p.ids]
+    assert ids == generate(engine(1), PROMPTS[:1], [replace(GREEDY, max_new_tokens=12)])[0].ids
+    shared.release(short)
+    assert shared.free == [0, 1] and shared.step() == []
 
 
-def test_temperature_flattens():
-    logits = jnp.array([0.0, 1.0])
-    cold, hot = (jax.nn.softmax(restrict(logits, Options(t, None, None)))[1] for t in (0.5, 2.0))
-    assert cold > jax.nn.softmax(logits)[1] > hot
+def test_options_and_lengths_compile_nothing_anew(shared):
+    generate(shared, PROMPTS[:2], [WARM, WARM])
+    before = len(shared.compiled)
+    generate(shared, PROMPTS, [replace(WARM, seed=n, temperature=0.5 + n, max_new_tokens=5 + n) for n in range(5)])
+    assert len(shared.compiled) == before
+
+
+def test_rotary_positions_slide_and_learned_ones_end():
+    model = shape(context_length=8, n_layers=1)
+    sliding = engine(skeleton=Skeleton(model, V), parameters=random_parameters(model, V))
+    prompt = list(range(1, 12))
+    (written,) = generate(sliding, [prompt], [replace(GREEDY, max_new_tokens=20, ends=False)])
+    ids = prompt + written.ids
+    # one layer sees no further than its context
+    windows_BT = np.array([ids[end - 8 : end] for end in range(len(prompt), len(ids))])
+    logits_BTV = forward(model, V, random_parameters(model, V), windows_BT)
+    assert logits_BTV[:, -1].argmax(axis=-1).tolist() == written.ids
+    learned = shape(context_length=8, n_layers=1, positions={"kind": "learned"})
+    ending = engine(skeleton=Skeleton(learned, V), parameters=random_parameters(learned, V))
+    assert len(generate(ending, [[1, 2]], [replace(GREEDY, max_new_tokens=6, ends=False)])[0].ids) == 6
+    with pytest.raises(UserError, match="2 tokens and 7 new ones are more than the 8 positions this model has learned"):
+        generate(ending, [[1, 2]], [replace(GREEDY, max_new_tokens=7)])
+    with pytest.raises(UserError, match="needs at least one token"):
+        generate(ending, [[]], [GREEDY])
+
+
+def test_a_mesh_writes_the_same():
+    model = shape(vocab_multiple=4, n_layers=1, positions={"kind": "rope"})
+    parameters = random_parameters(model, V)
+    options = [replace(WARM, seed=n, top_p=0.9) for n in range(3)]
+    expected = generate(engine(4, Skeleton(model, V), parameters), PROMPTS[:3], options)
+    axes = configfile.parse(config.Mesh, {"data": 2, "fsdp": 2, "tensor": 2}, "test")
+    mesh = sharding.make_mesh(axes, jax.devices())
+    placed = {
+        name: jax.device_put(value, sharding.parameter_sharding(mesh, name, value.shape))
+        for name, value in parameters.items()
+    }
+    found = generate(engine(4, Skeleton(model, V, mesh=mesh), placed), PROMPTS[:3], options)
+    assert [each.ids for each in found] == [each.ids for each in expected]
+
+
+def test_weights_that_are_no_numbers_are_an_error():
+    broken = PARAMETERS | {"final_norm.scale": np.full_like(PARAMETERS["final_norm.scale"], np.nan)}
+    with pytest.raises(UserError, match="not finite"):
+        generate(engine(parameters=broken), PROMPTS[:1], [GREEDY])
+
+
+def test_slots_are_as_long_as_texts_need_and_of_few_sizes():
+    assert slot_length([[1] * 9], [GREEDY], 1024) == 128
+    assert slot_length([[1] * 200], [GREEDY], 1024) == 256
+    assert slot_length([[1] * 2000], [GREEDY], 1024) == 1024

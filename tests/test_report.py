@@ -221,6 +221,15 @@ def test_samples_page_shows_prompt_continuation_and_whether_it_parses():
     assert samples_page.rate([sample(parses=None)]) == ""
 
 
+def test_tokens_are_shaded_by_how_sure_the_model_was():
+    sure = sample(text="ab<c") | {"logprobs": [-0.1, -0.2, -9.0], "pieces": ["a", "b", "<c"], "finish_reason": "stop"}
+    assert samples_page.shaded(sure) == [(0, "ab"), (4, "<c")]
+    page = samples_page.render("r", [sure], {})
+    assert '<span class="text"><span class="p0">ab</span><span class="p4">&lt;c</span></span></pre>' in page
+    assert "ended by a stop string after 3 tokens" in page and '<span class="p1">50 %</span>' in page
+    assert "50 %" not in samples_page.render("r", [sample()], {})
+
+
 def test_numbers_of_every_run_stand_on_the_page(results):
     text = Elements(report.page(read(results, "small", "large"), "today")).text
     for expected in ("1.612", "1.431", "1.458", "1.869", "3.210 ± 0.012", "24.80", "1.27M", "20.5k", "3 min 28 s"):

@@ -652,15 +652,35 @@ class Start(Section):
         return self
 
 
+def prompt(value: Any) -> str | dict[str, Any]:
+    """Reads a text, a file of prompts, or how many validation documents and how many tokens of each."""
+    keys = set(value) if isinstance(value, dict) else None
+    if isinstance(value, str) or (keys == {"file"} and isinstance(value["file"], str) and value["file"]):
+        return value
+    if keys == {"validation", "tokens"}:
+        counts = {key: whole_number(number) for key, number in value.items()}
+        if all(type(count) is int and count > 0 for count in counts.values()):
+            return counts
+    raise PydanticCustomError(
+        "prompt",
+        "a prompt should be a text, {form}, got {value}",
+        {"form": "{file: a path} or {validation: documents, tokens: of each}", "value": repr(value)},
+    )
+
+
 class Sample(Section):
     """What the trained model is asked to write."""
 
-    prompts: Annotated[list[str], Field(min_length=1)]
+    prompts: Annotated[list[Annotated[str | dict[str, Any], PlainValidator(prompt)]], Field(min_length=1)]
     samples_per_prompt: Count
     max_new_tokens: Count
     temperature: NonNegative
     top_k: Count | None
     top_p: Annotated[Float, Field(gt=0, le=1)] | None
+    min_p: Fraction | None
+    repetition_penalty: Positive | None
+    stop: list[Text]
+    logprobs: Natural
     seed: Seed
     language: Literal["python"] | None
 

@@ -1,97 +1,398 @@
-"""Lets a model write: all rows together, one token a step, with keys and values kept.
+"""Lets a model write: any number of texts in a fixed number of slots, several tokens of all of them at a time.
 
-B rows, V vocabulary, P longest prompt, M tokens in all
+A prompt but its last token is read as in training and goes into a slot's part of the cache; then each step writes a
+chunk of tokens for all slots in one dispatch. A slot that is free takes the next prompt while the others go on. Shapes
+are few: prompts are filled up to powers of two, and of the cache 256, 1024, 4096, ... positions are looked at.
+
+B slots, V vocabulary, P positions read, C chunk, A alternatives
 """
 
-from dataclasses import dataclass
+import time
+from collections import deque
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
+from math import isfinite
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from makelm import decoding, sampling, sharding
+from makelm.decoding import Cache, Places
 from makelm.errors import UserError
-from makelm.model import Parameters, Skeleton, empty_cache
+from makelm.model import Parameters, Skeleton
+from makelm.sampling import Drawing, Needs, Options
+from makelm.text_stream import TextStream
+
+SLOTS = 32  # more prompts wait for a free one
+CHUNK = 16  # tokens between two looks at what was written
+LEAST_READ, LEAST_LOOKED = 16, 256  # positions; fewer are filled up
+
+FinishReason = Literal["end_of_text", "stop", "length"]
+Alternatives = tuple[tuple[int, float], ...]  # the likeliest ids with their log-probabilities
 
 
 @dataclass(frozen=True)
-class Options:
-    """How the next token is drawn."""
+class Piece:
+    """What came to one text in a step, as far as it is sure: a stop string may still cut what is held back."""
 
-    temperature: float  # 0: always the likeliest
-    top_k: int | None  # only the k likeliest
-    top_p: float | None  # only the likeliest that together reach this probability (Holtzman et al. 2020)
+    slot: int
+    ids: list[int]
+    text: str
+    logprobs: list[float]  # of the ids, in nats, as the model gives them, before any option
+    alternatives: list[Alternatives]
+    finish_reason: FinishReason | None  # None: it goes on
 
 
-def generate(
-    skeleton: Skeleton,
-    parameters: Parameters,
-    prompts: list[list[int]],
-    seeds: list[int],
-    max_new_tokens: int,
-    options: Options,
-) -> list[list[int]]:
-    """Returns up to max_new_tokens ids after each prompt (of at least one id).
+@dataclass(frozen=True)
+class Written:
+    """A whole text. The end-of-text token is not in it, nor are tokens of the stop string that ended it."""
 
-    Row i draws from seeds[i]. Beyond the context the model sees the last context_length tokens; raises UserError
-    where it has learned its positions, of which there are no more.
-    """
-    lengths = [len(prompt) for prompt in prompts]
-    assert min(lengths) > 0, "a prompt needs at least one token"
-    prompts_BP = np.zeros((len(prompts), max(lengths)), np.int32)
-    for row, prompt in enumerate(prompts):
-        prompts_BP[row, : len(prompt)] = prompt
-    total, context = max(lengths) + max_new_tokens, skeleton.shape.context_length
-    if skeleton.shape.positions.kind == "learned" and total > context:
-        raise UserError(
-            f"sample: a prompt of {max(lengths)} tokens and {max_new_tokens} new ones are more than the {context}"
-            " positions this model has learned; lower sample.max_new_tokens"
+    ids: list[int]
+    text: str
+    logprobs: list[float]
+    alternatives: list[Alternatives]
+    finish_reason: FinishReason
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Rows:
+    """Where each slot is."""
+
+    token_B: Array  # to be read next
+    position_B: Array  # of that token
+    begin_B: Array  # where the document begins that it is in
+    count_B: Array  # tokens written
+    limit_B: Array  # tokens to write
+    ends_B: Array  # whether the end-of-text token ends the text
+    done_B: Array
+    seen_BV: Array  # tokens of the prompt or written
+    drawing: Drawing
+
+
+@dataclass
+class Slot:
+    """What the host knows of a text that is being written."""
+
+    options: Options
+    length: int  # positions in the cache
+    stream: TextStream
+    random: np.random.Generator  # its own, so that what is drawn does not depend on the neighbours
+    written: int = 0  # tokens
+    ids: list[int] = field(default_factory=list)  # those not given yet, and what belongs to them
+    logprobs: list[float] = field(default_factory=list)
+    alternatives: list[Alternatives] = field(default_factory=list)
+
+    def give(self, number: int, reason: FinishReason | None) -> Piece:
+        """Returns what is sure now and was not given before."""
+        text, count = self.stream.take(last=reason is not None)
+        given = []
+        for own in (self.ids, self.logprobs, self.alternatives):
+            given.append(own[:count])
+            del own[:count]
+        return Piece(number, given[0], text, given[1], given[2], reason)
+
+
+@dataclass
+class Speed:
+    """Tokens read and written, and the seconds that took; what was compiled meanwhile apart."""
+
+    read: int = 0
+    reading: float = 0.0
+    written: int = 0
+    writing: float = 0.0
+    compiling: float = 0.0
+
+    def measured(self) -> dict[str, float | int | None]:
+        """Returns what timings.jsonl has; a rate is null where all was spent on compiling."""
+        rates = [
+            round(tokens / seconds, 1) if tokens else None
+            for tokens, seconds in ((self.read, self.reading), (self.written, self.writing))
+        ]
+        return {
+            "prefill_tokens_per_second": rates[0],
+            "decode_tokens_per_second": rates[1],
+            "compile_seconds": round(self.compiling, 3),
+            "seconds": round(self.reading + self.writing + self.compiling, 3),
+        }
+
+
+class Engine:
+    """A model with slots for texts, each with options of its own."""
+
+    def __init__(
+        self,
+        skeleton: Skeleton,
+        parameters: Parameters,
+        tokens: Sequence[bytes],
+        end_of_text: int | None,
+        slots: int = SLOTS,
+        length: int | None = None,
+        chunk: int = CHUNK,
+    ):
+        """`tokens` are the bytes of each id; `length` are the positions a text may have, at most (and by default) the
+        context. Slots become so many more that devices share them evenly.
+        """
+        self.skeleton, self.tokens, self.end_of_text, self.chunk = skeleton, tokens, end_of_text, chunk
+        self.groups = sharding.parts(skeleton.mesh, *decoding.ROWS)
+        self.context = skeleton.shape.context_length
+        self.length = self.context if length is None else min(length, self.context)
+        self.kept = max(self.length, chunk)  # there is room for all tokens of a chunk
+        self.parameters = decoding.prepare(skeleton, parameters)
+        batch = -(-slots // self.groups) * self.groups
+        self.cache = decoding.empty_cache(skeleton, batch, self.kept)
+        self.rows = empty_rows(skeleton, batch)
+        self.slots: list[Slot | None] = [None] * batch
+        self.speed, self.compiled = Speed(), set()
+
+    @property
+    def free(self) -> list[int]:
+        """Returns the slots that no text is in."""
+        return [number for number, slot in enumerate(self.slots) if slot is None]
+
+    def check(self, prompt: Sequence[int], options: Options) -> None:
+        """Raises UserError where a text cannot be written."""
+        total = len(prompt) + options.max_new_tokens
+        if not prompt:
+            raise UserError("a prompt needs at least one token: this tokenizer has none that begins a text")
+        if self.skeleton.shape.positions.kind == "learned" and total > self.context:
+            raise UserError(
+                f"a prompt of {len(prompt)} tokens and {options.max_new_tokens} new ones are more than the"
+                f" {self.context} positions this model has learned; shorten the prompt or lower max_new_tokens"
+            )
+        assert self.length == self.context or total <= self.length, f"{total} tokens in slots of {self.length}"
+        assert all(options.stop), "an empty stop string would end every text"
+
+    def admit(self, prompt: Sequence[int], options: Options) -> int:
+        """Takes a prompt into a free slot and returns its number.
+
+        Of a prompt longer than the context the last context_length tokens count. Raises UserError as `check` does.
+        """
+        self.check(prompt, options)
+        started, slot = time.monotonic(), self.free[0]
+        seen_V = np.zeros(self.skeleton.vocab_size, bool)
+        seen_V[list(prompt)] = True
+        prompt = list(prompt[-self.context :])
+        tokens_P = np.zeros(min(power(len(prompt) - 1, LEAST_READ), self.length), np.int32)
+        tokens_P[: len(prompt) - 1] = prompt[:-1]
+        start = (prompt[-1], len(prompt) - 1, self.begin(prompt), options.max_new_tokens, options.ends)
+        drawing = sampling.row(options, self.skeleton.vocab_size)
+        self.cache, self.rows = take_in(
+            self.skeleton, self.groups, self.parameters, self.cache, self.rows, slot, tokens_P, start, seen_V, drawing
         )
-    keys_B = jnp.stack([jax.random.key(seed) for seed in seeds])
-    written_BM = np.asarray(decode(skeleton, total, options, parameters, prompts_BP, np.array(lengths), keys_B))
-    return [written_BM[row, n : n + max_new_tokens].tolist() for row, n in enumerate(lengths)]
+        stream, random = TextStream(self.tokens, options.stop), np.random.Generator(np.random.Philox(options.seed))
+        self.slots[slot] = Slot(options, len(prompt) - 1, stream, random)
+        jax.block_until_ready(self.rows)
+        if self.took(started, len(tokens_P)):
+            self.speed.read += len(prompt) - 1
+            self.speed.reading += time.monotonic() - started
+        return slot
+
+    def begin(self, prompt: list[int]) -> int:
+        """Returns where the document begins that a prompt ends in, as far as the model makes a difference."""
+        if not self.skeleton.shape.mask_documents:
+            return 0
+        return max((place for place, token in enumerate(prompt) if token == self.end_of_text), default=0)
+
+    def release(self, slot: int) -> None:
+        """Frees a slot, whatever is being written there."""
+        self.slots[slot] = None
+
+    def step(self) -> list[Piece]:
+        """Writes a chunk of tokens for all texts and returns what came to each; a text that ends leaves its slot."""
+        live = {number: slot for number, slot in enumerate(self.slots) if slot is not None}
+        if not live:
+            return []
+        started = time.monotonic()
+        width = min(power(max(slot.length for slot in live.values()), LEAST_LOOKED, 4), self.kept)
+        needed = sampling.needs([slot.options for slot in live.values()])
+        how = width, self.chunk, needed, self.end_of_text
+        live_B = np.array([slot is not None for slot in self.slots])
+        u_CB = np.zeros((self.chunk, len(live_B)), np.float32)
+        for number, slot in live.items():
+            u_CB[:, number] = slot.random.random(self.chunk, np.float32)
+        self.cache, self.rows, found = write(self.skeleton, how, self.parameters, self.cache, self.rows, live_B, u_CB)
+        ids_BC, logprobs_BC, others_BCA, values_BCA = (each.tolist() for each in jax.device_get(found))
+        before, counts = self.speed.written, self.took(started, how)
+        pieces = [self.read_off(n, ids_BC[n], logprobs_BC[n], others_BCA[n], values_BCA[n]) for n in live]
+        if counts:
+            self.speed.writing += time.monotonic() - started
+        else:
+            self.speed.written = before
+        return pieces
+
+    def took(self, started: float, shape: Hashable) -> bool:
+        """Returns whether a call's time counts: the first one of a shape is spent on compiling."""
+        if shape in self.compiled:
+            return True
+        self.compiled.add(shape)
+        self.speed.compiling += time.monotonic() - started
+        return False
+
+    def read_off(self, number: int, ids_C: list, logprobs_C: list, others_CA: list, values_CA: list) -> Piece:
+        """Returns what came to a slot's text, and frees the slot where that ends it."""
+        slot, reason = self.slots[number], None
+        for token, logprob, others, values in zip(ids_C, logprobs_C, others_CA, values_CA, strict=True):
+            if not isfinite(logprob):
+                raise UserError("the model's logits are not finite; train it again with lower learning rates")
+            slot.length += 1
+            slot.written += 1
+            self.speed.written += 1
+            if token == self.end_of_text and slot.options.ends:
+                reason = "end_of_text"
+                break
+            slot.ids.append(token)
+            slot.logprobs.append(logprob)
+            slot.alternatives.append(tuple(zip(others, values, strict=True))[: slot.options.logprobs])
+            if slot.stream.feed(token):
+                reason = "stop"
+                break
+            if slot.written == slot.options.max_new_tokens:
+                reason = "length"
+                break
+        if reason:
+            self.release(number)
+        return slot.give(number, reason)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def decode(
-    skeleton: Skeleton, total: int, options: Options, parameters: Parameters, prompts_BP, lengths_B, keys_B
-) -> Array:
-    """Returns tokens_BM: each row's prompt, then what the model writes."""
-    model = skeleton(parameters)
-    B, P = prompts_BP.shape
+def generate(engine: Engine, prompts: Sequence[Sequence[int]], options: Sequence[Options]) -> list[Written]:
+    """Returns what the model writes after each prompt (ids, at least one). Raises UserError as Engine.check does.
 
-    def step(carry, position):
-        tokens_B, cache = carry
-        logits_BV, cache = model.decode(tokens_B, position, cache)
+    What it writes after one depends neither on the others nor on their order, up to rounding where other shapes are
+    compiled for them.
+    """
+    for prompt, chosen in zip(prompts, options, strict=True):
+        engine.check(prompt, chosen)
+    waiting = deque(enumerate(zip(prompts, options, strict=True)))
+    pieces: list[list[Piece]] = [[] for _ in prompts]
+    places: dict[int, int] = {}
+    while waiting or places:
+        for _ in range(min(len(waiting), len(engine.free))):
+            number, (prompt, chosen) = waiting.popleft()
+            places[engine.admit(prompt, chosen)] = number
+        for piece in engine.step():
+            pieces[places[piece.slot]].append(piece)
+            if piece.finish_reason:
+                del places[piece.slot]
+    return [join(each) for each in pieces]
+
+
+def join(pieces: list[Piece]) -> Written:
+    """Returns the text that pieces make up."""
+
+    def all_of(name: str) -> list:
+        return [item for piece in pieces for item in getattr(piece, name)]
+
+    text = "".join(all_of("text"))
+    return Written(all_of("ids"), text, all_of("logprobs"), all_of("alternatives"), pieces[-1].finish_reason)
+
+
+def slot_length(prompts: Sequence[Sequence[int]], options: Sequence[Options], context: int) -> int:
+    """Returns the positions that slots need for these texts; of few sizes, since each is compiled for itself."""
+    longest = max(len(prompt) + each.max_new_tokens for prompt, each in zip(prompts, options, strict=True))
+    return min(power(longest, LEAST_LOOKED // 2), context)
+
+
+def power(number: int, least: int, base: int = 2) -> int:
+    """Returns the first of least, least x base, least x base x base, ... that is no less than a number."""
+    while least < number:
+        least *= base
+    return least
+
+
+def empty_rows(skeleton: Skeleton, batch: int) -> Rows:
+    """Returns the rows of slots that no text is in."""
+    zeros_B = np.zeros(batch, np.int32)
+    false_B, ones_B = zeros_B.astype(bool), zeros_B.astype(np.float32) + 1
+    seen_BV = np.zeros((batch, skeleton.vocab_size), bool)
+    drawing = Drawing(0 * ones_B, zeros_B + 1, ones_B, 0 * ones_B, ones_B)
+    rows = Rows(zeros_B, zeros_B, zeros_B, zeros_B, zeros_B, false_B, ~false_B, seen_BV, drawing)
+    return jax.jit(partial(settled, skeleton))(rows)
+
+
+def settled(skeleton: Skeleton, rows: Rows) -> Rows:
+    """Returns rows that lie on the devices as those of the cache do."""
+    return jax.tree.map(lambda x: sharding.laid_out(skeleton.mesh, x, decoding.ROWS), rows)
+
+
+@partial(jax.jit, static_argnums=(0, 1), donate_argnums=(3, 4))
+def take_in(
+    skeleton: Skeleton,
+    groups: int,
+    parameters: Parameters,
+    cache: Cache,
+    rows: Rows,
+    slot: Array,
+    tokens_P: Array,
+    start: tuple,
+    seen_V: Array,
+    drawing: Drawing,
+) -> tuple[Cache, Rows]:
+    """Returns cache and rows with a prompt in a slot; `start` is token, position, begin, limit, ends."""
+    # devices that have rows of their own all read the same prompt
+    prompt = decoding.read(skeleton(parameters), jnp.tile(tokens_P[None], (groups, 1)))
+    token, position, begin, limit, ends = start
+    new = Rows(token, position, begin, 0, limit, ends, False, seen_V, drawing)
+    rows = jax.tree.map(lambda all_B, one: all_B.at[slot].set(one), rows, new)
+    return decoding.insert(skeleton, cache, prompt, slot), settled(skeleton, rows)
+
+
+@partial(jax.jit, static_argnums=(0, 1), donate_argnums=(3, 4))
+def write(
+    skeleton: Skeleton, how: tuple, parameters: Parameters, cache: Cache, rows: Rows, live_B: Array, u_CB: Array
+) -> tuple[Cache, Rows, tuple[Array, ...]]:
+    """Returns cache and rows after a chunk of tokens, and ids_BC, logprobs_BC, others_BCA, logprobs_BCA of it.
+
+    `how` is (positions looked at, tokens of a chunk, needs, end-of-text token). What stands behind the end of a row's
+    text means nothing.
+    """
+    width, size, needed, end_of_text = how
+    model, B, length = skeleton(parameters), live_B.shape[0], cache.keys_BKSH[0].shape[2]
+    looked, start_B = decoding.looked_at(cache, width), rows.position_B
+
+    def step(carry: tuple) -> tuple:
+        number, rows, chunk, found = carry
+        if model.end_of_text is not None:
+            begin_B = jnp.where(rows.token_B == model.end_of_text, rows.position_B, rows.begin_B)
+            rows = replace(rows, begin_B=begin_B)
+        places = Places(start_B, rows.position_B, rows.begin_B)
+        logits_BV, chunk = decoding.step(model, rows.token_B, places, number, looked, length, chunk)
         known_BV = logits_BV[:, : skeleton.vocab_size]  # the rest fills the vocabulary up
-        drawn_B = jax.vmap(draw, in_axes=(0, 0, None, None))(known_BV, keys_B, position, options)
-        given_B = prompts_BP[:, jnp.minimum(position + 1, P - 1)]
-        next_B = jnp.where(position + 1 < lengths_B, given_B, drawn_B).astype(jnp.int32)
-        return (next_B, cache), next_B
+        next_B = sampling.draw(known_BV, rows.seen_BV, u_CB[number], rows.drawing, needed).astype(jnp.int32)
+        new = (next_B, *sampling.logprobs(known_BV, next_B, needed.alternatives))
+        found = tuple(all_BC.at[:, number].set(one_B) for all_BC, one_B in zip(found, new, strict=True))
+        return number + 1, advanced(rows, next_B, end_of_text, needed), chunk, found
 
-    start = (jnp.asarray(prompts_BP)[:, 0], empty_cache(skeleton.shape, B, skeleton.shape.context_length))
-    _, rest_MB = jax.lax.scan(step, start, jnp.arange(total - 1))
-    return jnp.concatenate([prompts_BP[:, :1], rest_MB.T], axis=1)
+    def goes_on(carry: tuple) -> Array:
+        return (carry[0] < size) & ~jnp.all(carry[1].done_B)
+
+    ids_BC, logprobs_BC = jnp.zeros((B, size), jnp.int32), jnp.zeros((B, size))
+    found = ids_BC, logprobs_BC, *(jnp.repeat(x[..., None], needed.alternatives, 2) for x in (ids_BC, logprobs_BC))
+    chunk = decoding.empty_cache(skeleton, B, size)
+    rows = replace(rows, done_B=rows.done_B | ~live_B)
+    _, rows, chunk, found = jax.lax.while_loop(goes_on, step, (0, rows, chunk, found))
+    return decoding.keep(skeleton, cache, chunk, start_B), settled(skeleton, rows), found
 
 
-def draw(logits_V: Array, key: Array, position: Array, options: Options) -> Array:
-    """Returns a token id drawn from one row of logits."""
-    if options.temperature == 0:
-        return jnp.argmax(logits_V)
-    return jax.random.categorical(jax.random.fold_in(key, position), restrict(logits_V, options))
-
-
-def restrict(logits_V: Array, options: Options) -> Array:
-    """Returns logits at the temperature, with -inf where top_k or top_p rule a token out; ties stay in."""
-    logits_V = logits_V / options.temperature
-    if options.top_k is not None:
-        least = jax.lax.top_k(logits_V, min(options.top_k, logits_V.shape[0]))[0][-1]
-        logits_V = jnp.where(logits_V < least, -jnp.inf, logits_V)
-    if options.top_p is not None:
-        sorted_V = jnp.sort(logits_V, descending=True)
-        before_V = jnp.cumsum(jax.nn.softmax(sorted_V)) - jax.nn.softmax(sorted_V)
-        # the token that crosses the bound stays, so there is always one
-        least = jnp.min(jnp.where(before_V < options.top_p, sorted_V, jnp.inf))
-        logits_V = jnp.where(logits_V < least, -jnp.inf, logits_V)
-    return logits_V
+def advanced(rows: Rows, next_B: Array, end_of_text: int | None, needed: Needs) -> Rows:
+    """Returns rows after one more token; those that are done stay."""
+    moves_B = ~rows.done_B
+    count_B = rows.count_B + moves_B
+    ended_B = count_B >= rows.limit_B
+    if end_of_text is not None:
+        ended_B = ended_B | (rows.ends_B & (next_B == end_of_text))
+    seen_BV = rows.seen_BV
+    if needed.penalizes:
+        seen_BV = seen_BV | (next_B[:, None] == jnp.arange(seen_BV.shape[1])[None])
+    return replace(
+        rows,
+        token_B=jnp.where(moves_B, next_B, rows.token_B),
+        position_B=rows.position_B + moves_B,
+        count_B=count_B,
+        done_B=rows.done_B | ended_B,
+        seen_BV=seen_BV,
+    )

@@ -9,7 +9,6 @@ V vocabulary (rows, filled up to vocab_multiple), L layers
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 
 import jax
@@ -51,16 +50,6 @@ class Norm(nnx.Module):
         if self.bias is not None:
             rows = rows + self.bias[...].reshape(one_row)
         return rows.astype(self.dtype).reshape(x.shape)
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Cache:
-    """Keys and values of the last S positions: position p stands at index p modulo S."""
-
-    keys_LBSKH: Array
-    values_LBSKH: Array
-    begin_B: Array  # where the document begins that each row is in
 
 
 class Attention(nnx.Module):
@@ -115,17 +104,6 @@ class Attention(nnx.Module):
         T, N = q_BTNH.shape[1:3]
         kept_BNTS = None if keys_B is None else layers.kept(keys_B, self.dropout, (N, T, T), q_BTNH.dtype)
         return self.combine(layers.attention(q_BTNH, k_BTKH, v_BTKH, mask_BTS, kept_BNTS, self.parts, causal=True))
-
-    def decode(self, x_B1D: Array, position: Array, keys_BSKH: Array, values_BSKH: Array, begin_B: Array) -> tuple:
-        """Returns the output for one new position and the cache with it in place of the oldest."""
-        q_B1NH, k_B1KH, v_B1KH = self.project(x_B1D, position[None])
-        S = keys_BSKH.shape[1]
-        keys_BSKH = jax.lax.dynamic_update_slice_in_dim(keys_BSKH, k_B1KH, position % S, axis=1)
-        values_BSKH = jax.lax.dynamic_update_slice_in_dim(values_BSKH, v_B1KH, position % S, axis=1)
-        age_1S = ((position - jnp.arange(S)) % S)[None, :]
-        mask_B1S = (age_1S <= (position - begin_B)[:, None])[:, None]  # neither another document nor never written
-        mixed_B1NH = layers.attention(q_B1NH, keys_BSKH, values_BSKH, mask_B1S, None)
-        return self.combine(mixed_B1NH), keys_BSKH, values_BSKH
 
     def combine(self, mixed_BTNH: Array) -> Array:
         """Returns the heads' results as one vector of the stream."""
@@ -194,12 +172,6 @@ class Block(nnx.Module):
         h_BTD = self.attention_norm(x_BTD)
         mixed_BTD = self.drop(self.attention(h_BTD, documents_BTS, kernel, use(0)), use(1))
         return self.add(x_BTD, h_BTD, mixed_BTD, use(2))
-
-    def decode(self, x_B1D: Array, position: Array, keys_BSKH: Array, values_BSKH: Array, begin_B: Array) -> tuple:
-        """Returns the block's output for one new position, and the cache."""
-        h_B1D = self.attention_norm(x_B1D)
-        mixed_B1D, keys_BSKH, values_BSKH = self.attention.decode(h_B1D, position, keys_BSKH, values_BSKH, begin_B)
-        return self.add(x_B1D, h_B1D, mixed_B1D, None), keys_BSKH, values_BSKH
 
     def add(self, x_BTD: Array, h_BTD: Array, mixed_BTD: Array, keys_B: Array | None) -> Array:
         """Returns the stream with what attention and the feed-forward layer add to it."""
@@ -315,33 +287,10 @@ class Transformer(nnx.Module):
     def __call__(self, tokens_BT: Array) -> Array:
         return self.logits(self.hidden(tokens_BT))
 
-    def decode(self, tokens_B: Array, position: Array, cache: Cache) -> tuple[Array, Cache]:
-        """Returns logits_BV after one more token per row, all at the same position, and the cache with it."""
-        x_B1D = self.embed(tokens_B[:, None], position[None])
-        begin_B = cache.begin_B
-        if self.end_of_text is not None:
-            begin_B = jnp.where(tokens_B == self.end_of_text, position, begin_B)
-        keys, values = [], []
-        for layer, block in enumerate(self.blocks):
-            x_B1D, keys_BSKH, values_BSKH = block.decode(
-                x_B1D, position, cache.keys_LBSKH[layer], cache.values_LBSKH[layer], begin_B
-            )
-            keys.append(keys_BSKH)
-            values.append(values_BSKH)
-        logits_BV = self.logits(self.final_norm(x_B1D).astype(self.dtype))[:, 0]
-        return logits_BV, Cache(jnp.stack(keys), jnp.stack(values), begin_B)
-
 
 def vocab_rows(shape: config.Model, vocab_size: int) -> int:
     """Returns V: the vocabulary filled up to a multiple of vocab_multiple, so that devices can share it."""
     return -(-vocab_size // shape.vocab_multiple) * shape.vocab_multiple
-
-
-def empty_cache(shape: config.Model, batch: int, length: int) -> Cache:
-    """Returns a cache for `length` positions (S) of `batch` rows."""
-    dims = (shape.n_layers, batch, length, shape.n_kv_heads, shape.d_head)
-    dtype = jnp.dtype(shape.compute_dtype)
-    return Cache(jnp.zeros(dims, dtype), jnp.zeros(dims, dtype), jnp.zeros(batch, jnp.int32))
 
 
 def initialize(shape: config.Model, vocab_size: int, seed: int) -> dict[str, Array]:

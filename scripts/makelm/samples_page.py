@@ -1,8 +1,12 @@
-"""A page to read samples: what was asked, what the model wrote, how it ended."""
+"""A page to read samples: what was asked, what the model wrote, how sure it was of each token, how it ended."""
+
+from itertools import groupby
+from math import log
 
 from makelm import pages
 
-OPTIONS = ("temperature", "top_k", "top_p", "max_new_tokens")
+OPTIONS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "stop", "max_new_tokens")
+LEVELS = (0.5, 0.2, 0.05, 0.01)  # probabilities; a token below so many of them is shaded so deeply
 
 
 def render(run: str, samples: list[dict], facts: dict[str, object]) -> str:
@@ -15,6 +19,7 @@ def render(run: str, samples: list[dict], facts: dict[str, object]) -> str:
         facts=facts,
         count=len(samples),
         rate=rate(samples),
+        levels=[(n, f"{100 * bound:g} %") for n, bound in enumerate(LEVELS, 1)] if shaded(samples[0]) else [],
     )
 
 
@@ -26,21 +31,29 @@ def views(samples: list[dict]) -> list[dict]:
 
 def view(sample: dict, common: list[str]) -> dict:
     """Returns what a page shows of one sample, without what is common to all."""
-    ended = sample["finish_reason"] == "end_of_text"
+    ways = {"end_of_text": "ended after", "stop": "ended by a stop string after", "length": "cut at"}
     amount = len(sample["tokens"])
     return {
         "prompt": sample["prompt"],
         "text": sample["text"],
         "parses": sample["parses"],
-        "end": f"ended after {amount} tokens" if ended else f"cut at {amount} tokens",
+        "shaded": shaded(sample),
+        "end": f"{ways[sample['finish_reason']]} {amount} tokens",
         "options": ", ".join(word for word in options(sample) if word not in common),
     }
+
+
+def shaded(sample: dict) -> list[tuple[int, str]]:
+    """Returns the texts of neighbouring tokens of one level, 0 sure to 4 a guess, where the sample has its pieces."""
+    levels = [sum(logprob < log(bound) for bound in LEVELS) for logprob in sample.get("logprobs", ())]
+    tokens = zip(levels, sample.get("pieces", ()), strict=False)
+    return [(level, "".join(text for _, text in each)) for level, each in groupby(tokens, lambda token: token[0])]
 
 
 def options(sample: dict) -> list[str]:
     """Returns how a sample was drawn, in words."""
     chosen = sample["options"]
-    words = [f"{name} {pages.plain(chosen[name])}" for name in OPTIONS if chosen.get(name) is not None]
+    words = [f"{name} {pages.plain(chosen[name])}" for name in OPTIONS if chosen.get(name) not in (None, [])]
     return [*words, f"seed {sample['seed']}"]
 
 

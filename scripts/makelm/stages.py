@@ -109,7 +109,7 @@ class TrainModel(Training, Mixed):
     tracking: Tracking
 
 
-class SampleModel(Part):
+class SampleModel(Part, Mixed):
     sample: Sample
 
 
@@ -141,7 +141,7 @@ PARTS: dict[str, type[Part]] = {
 # Which of a run's sections each stage of a run reads.
 RUN_STAGES = {
     "train_model": ("corpus", "model", "hardware", "mesh", "compute", "start", "train", "tracking"),
-    "sample_model": ("sample",),
+    "sample_model": ("corpus", "sample"),
     "evaluate_model": ("corpus", "evaluate"),
     "export_model": ("export",),
 }
@@ -235,7 +235,8 @@ def artifacts(settings: Config, lock: str) -> list[Artifact]:
         run, trained = runs[name], model_manifest(name)
         tokenizer = tokenizer_manifest(run.tokenizer)
         scored = (trained, *run_shards(settings, run), *map(corpus_manifest, run.corpora))
-        add("sample_model", name, f"sample_model/{name}/manifest.json", trained, tokenizer)
+        asked = run_shards(settings, run) if asks_documents(run) else ()
+        add("sample_model", name, f"sample_model/{name}/manifest.json", trained, tokenizer, *asked)
         add("evaluate_model", name, f"evaluate_model/{name}/manifest.json", *scored)
         add("export_model", name, f"export_model/{name}/manifest.json", trained, tokenizer)
     reported = [f"{stage}/{name}/manifest.json" for stage in ("plan_run", *RUN_STAGES) for name in settings.runs]
@@ -261,6 +262,23 @@ def shard_manifests(settings: Config, corpus: str, tokenizer: str) -> list[str]:
 def run_shards(settings: Config, run: Run) -> list[str]:
     """Returns where the manifests of all token shards of a run stand below results/."""
     return [place for corpus in run.corpora for place in shard_manifests(settings, corpus, run.tokenizer)]
+
+
+def asks_documents(run: Run) -> bool:
+    """Returns whether a run is sampled from validation documents."""
+    return any("validation" in prompt for prompt in run.sample.prompts if isinstance(prompt, dict))
+
+
+def prompt_files(settings: Config) -> dict[str, list[str]]:
+    """Returns run -> the files its prompts are in. Raises UserError where one is missing of a run that is built."""
+    found = {}
+    for name, run in settings.run.items():
+        paths = [prompt["file"] for prompt in run.sample.prompts if isinstance(prompt, dict) and "file" in prompt]
+        missing = [path for path in paths if not Path(path).is_file()]
+        if missing and name in settings.runs:
+            raise UserError(f"config: run.{name}.sample.prompts: no such file: {missing[0]}")
+        found[name] = [path for path in paths if path not in missing]
+    return found
 
 
 def model_manifest(run: str) -> str:

@@ -11,6 +11,8 @@ import numpy as np
 from makelm import config, export, loss, tensor_file, tokenizer, tokenizer_export, weights
 from makelm.model import Skeleton
 
+PROMPT, NEW = 4, 200  # tokens of a greedy text
+
 
 def write_export(made: weights.Weights, tokens_BT: np.ndarray, folder: Path) -> None:
     """Writes a model as stage export_model does, and what is to be computed with it."""
@@ -19,6 +21,8 @@ def write_export(made: weights.Weights, tokens_BT: np.ndarray, folder: Path) -> 
     write_json(folder / "config.json", export.model_config(made, "float32", made.end_of_text))
     write_json(folder / "generation_config.json", export.generation_config(made, made.end_of_text))
     np.save(folder / "tokens.npy", tokens_BT)
+    rows = made.parameters["embedding_VD"].shape[0]
+    write_json(folder / "greedy.json", {"prompt": PROMPT, "new": NEW, "unknown": [*range(made.vocab_size, rows)]})
 
 
 def write_tokenizer(encoding: tokenizer.Tokenizer, text: str, folder: Path) -> None:

@@ -5,7 +5,6 @@ MAKELM_PARITY_TABLE names a file that gets the differences as JSON.
 
 import json
 import os
-from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +17,14 @@ from test_tokenizer_files import KINDS, made_of, settings
 if "MAKELM_PARITY_PYTHON" not in os.environ:
     pytest.skip("needs torch and transformers: make test-parity", allow_module_level=True)
 
-from sides import computed, differences, run_transformers, write_export, write_tokenizer, write_wanted
+from sides import NEW, PROMPT, computed, differences, run_transformers, write_export, write_tokenizer, write_wanted
 
 from makelm import config, generate, hugging_face, vocabulary, weights
 from makelm.model import Skeleton
 
 BOUND = 1e-4
 CONTEXT, VOCAB = 16, 280
+LONG = 256  # context of what is exported, for long texts
 TEXT = "def f(x):\n    return x * 2  # two\n\n\nclass Größe:\n    pass\n" * 20
 GPT = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 24, "vocab_size": 48}
 LLAMA = {
@@ -68,7 +68,7 @@ def cases(encoding, tmp_path_factory) -> Path:
     """A folder of all cases, computed by transformers."""
     root = tmp_path_factory.mktemp("cases")
     for name, (_, changes) in CASES.items():
-        model = shape(**changes)
+        model = shape(**changes, context_length=LONG)
         made = weights.Weights(model, VOCAB, VOCAB - 1, encoding.digest, random_parameters(model, VOCAB))
         write_export(made, random_tokens(VOCAB - 1), root / f"out_{name}")
         write_tokenizer(encoding, TEXT, root / f"out_{name}")
@@ -94,7 +94,7 @@ def table():
 @pytest.mark.parametrize("name", CASES)
 def test_exports_compute_the_same(name, encoding, cases, table):
     architecture, changes = CASES[name]
-    model = shape(**changes)
+    model = shape(**changes, context_length=LONG)
     parameters, tokens_BT = random_parameters(model, VOCAB), random_tokens(VOCAB - 1)
     theirs = dict(np.load(cases / f"out_{name}" / "out.npz"))
     assert theirs["architecture"] == architecture
@@ -103,11 +103,10 @@ def test_exports_compute_the_same(name, encoding, cases, table):
     table[f"{architecture} out, {name}"] = found = differences(computed(model, VOCAB, parameters, tokens_BT), theirs)
     assert max(found.values()) < BOUND, found
 
-    # random rows that fill up the vocabulary may win there; makelm does not write them
-    greedy, prompt = list(takewhile(lambda number: number < VOCAB, theirs["greedy"][0].tolist())), tokens_BT[0, :4]
-    options = generate.Options(0, None, None)
-    written = generate.generate(Skeleton(model, VOCAB), parameters, [prompt.tolist()], [0], 10, options)[0]
-    assert len(greedy) > 4 and [*prompt, *written][: len(greedy)] == greedy
+    prompts = [tokens_BT[0, :PROMPT].tolist(), tokens_BT[1].tolist()]  # the second is a neighbour
+    options = [generate.Options(max_new_tokens=NEW, temperature=0, ends=False)] * 2
+    engine = generate.Engine(Skeleton(model, VOCAB), parameters, encoding.tokens, None, slots=2)
+    assert prompts[0] + generate.generate(engine, prompts, options)[0].ids == theirs["greedy"][0].tolist()
 
 
 @pytest.mark.parametrize("name", KINDS)

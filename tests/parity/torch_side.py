@@ -17,8 +17,6 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-PROMPT, NEW = 4, 10  # tokens
-
 
 def main(root: str) -> None:
     """Does all cases: importing torch takes longer than any of them."""
@@ -33,10 +31,17 @@ def main(root: str) -> None:
         tokens_BT = np.load(folder / "tokens.npy")
         found, model = compute(made, tokens_BT)
         if text.exists():
-            prompt = torch.from_numpy(tokens_BT[:1, :PROMPT]).long()
-            found["greedy"] = model.generate(prompt, do_sample=False, max_new_tokens=NEW, pad_token_id=0).numpy()
+            found["greedy"] = greedy(model, tokens_BT, json.loads((folder / "greedy.json").read_text()))
             found["ids"] = encoded(made, text)
         np.savez(folder / "out.npz", **found)
+
+
+def greedy(model: torch.nn.Module, tokens_BT: np.ndarray, how: dict) -> np.ndarray:
+    """Returns the tokens of a greedy text, its prompt first; no token ends it, rows that are no token never come."""
+    model.generation_config.eos_token_id = None
+    prompt = torch.from_numpy(tokens_BT[:1, : how["prompt"]]).long()
+    options = {"suppress_tokens": how["unknown"]} if how["unknown"] else {}
+    return model.generate(prompt, do_sample=False, max_new_tokens=how["new"], pad_token_id=0, **options).numpy()
 
 
 def encoded(folder: Path, text: Path) -> np.ndarray:

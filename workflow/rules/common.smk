@@ -34,6 +34,7 @@ try:
     SOURCES = makelm_files.source_files(SETTINGS)
     WEIGHTS = makelm_pretrained.source_files(SETTINGS)
     TOKENIZERS = makelm_stages.tokenizer_files(SETTINGS)
+    PROMPTS = makelm_stages.prompt_files(SETTINGS)
     makelm_cluster.check(SETTINGS)
     if workflow.is_main_process:
         makelm_cluster.check_start(SETTINGS, submits=workflow.resource_settings.nodes is not None)
@@ -109,6 +110,11 @@ def shards(run, *patterns):
         for pattern in patterns
         for name in makelm_stages.shard_names(SETTINGS, corpus)
     ]
+
+
+def prompt_shards(run, *patterns):
+    """Returns the files of a run's token shards, where its samples are to begin as validation documents do."""
+    return shards(run, *patterns) if makelm_stages.asks_documents(SETTINGS.run[run]) else []
 
 
 def shard_folders(run):

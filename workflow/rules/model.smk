@@ -97,6 +97,8 @@ rule sample_model:
         weights="results/train_model/{run}/weights/model.safetensors",
         model="results/train_model/{run}/manifest.json",
         tokenizer=lambda wildcards: f"{tokenizer_folder(wildcards.run)}/manifest.json",
+        prompts=lambda wildcards: PROMPTS[wildcards.run],
+        shards=lambda wildcards: prompt_shards(wildcards.run, "valid-{}.bin", "{}.json"),
     output:
         samples="results/sample_model/{run}/samples.jsonl",
         page=report(
@@ -118,12 +120,14 @@ rule sample_model:
         config=lambda wildcards: keys("sample_model", wildcards.run),
         model=subpath(input.model, parent=True),
         tokenizer=subpath(input.tokenizer, parent=True),
+        shards=lambda wildcards, input: ["--shards", *words(shard_folders(wildcards.run))] if input.shards else [],
         out=subpath(output.manifest, parent=True),
     shell:
         "{resources.launch} python {input.script:q}"
         " --config {params.config:q}"
         " --model {params.model:q}"
         " --tokenizer {params.tokenizer:q}"
+        " {params.shards:q}"
         " --out {params.out:q}"
         " --cores {threads}"
         " --log {log:q}"

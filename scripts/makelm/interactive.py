@@ -1,0 +1,149 @@
+"""A trained run to be talked to: what is typed is written on, and shown as it comes. Makes no artifact."""
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Generator
+from dataclasses import fields, replace
+from pathlib import Path
+
+from makelm import prompts, tokenizer, weights
+from makelm.errors import UserError
+from makelm.generate import Engine, Options
+from makelm.model import Skeleton
+
+DONE, USER = 0, 2  # exit codes
+HELP = "type a text to be written on; Ctrl-C stops an answer, Ctrl-D ends; \\n in it is a new line"
+CHUNK = 8  # tokens between two looks: people see each
+
+
+def arguments() -> argparse.ArgumentParser:
+    """Returns the arguments of a conversation."""
+    parser = argparse.ArgumentParser("sample_model.py --run", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--run", type=Path, required=True, help="folder of a trained run (results/train_model/NAME)")
+    parser.add_argument("--tokenizer", type=Path, help="folder of its tokenizer (default: found beside train_model/)")
+    parser.add_argument("--prompt", help="write on from this once, and end")
+    parser.add_argument("--temperature", type=float, default=0.8, help="0: always the likeliest token (default: 0.8)")
+    parser.add_argument("--top-k", type=int, help="draw from the k likeliest only")
+    parser.add_argument("--top-p", type=float, help="draw from the likeliest that together have this probability")
+    parser.add_argument("--min-p", type=float, help="draw from those that have this share of the likeliest one's")
+    parser.add_argument("--repetition-penalty", type=float, help="above 1: what stands there is less likely")
+    parser.add_argument("--max-new-tokens", type=int, default=200, help="(default: 200)")
+    parser.add_argument("--seed", type=int, help="the same one writes the same (default: another each time)")
+    parser.add_argument("--stop", action="append", default=[], help="a string before which an answer ends; repeatable")
+    parser.add_argument("--cores", type=int, default=os.cpu_count(), help="CPU cores to use (default: all)")
+    return parser
+
+
+def main(words: list[str]) -> int:
+    """Runs a conversation and returns the exit code."""
+    args = arguments().parse_args(words)
+    # what XLA sizes its thread pools by
+    os.environ["NPROC"] = str(args.cores)
+    try:
+        options = options_of(args)
+        engine, encoding = open_run(args.run, args.tokenizer)
+        if args.prompt is not None:
+            show(answer(engine, encoding, args.prompt, options))
+        else:
+            converse(engine, encoding, options, fresh=args.seed is None)
+    except UserError as error:
+        print(f"sample_model: {error}", file=sys.stderr)
+        return USER
+    except KeyboardInterrupt:
+        print()
+    return DONE
+
+
+def options_of(args: argparse.Namespace) -> Options:
+    """Returns the options that flags give. Raises UserError where a number is out of its bounds."""
+    given = {field.name: getattr(args, field.name) for field in fields(Options) if hasattr(args, field.name)}
+    bounds = {
+        "temperature": (0, float("inf")),
+        "top_k": (1, float("inf")),
+        "top_p": (1e-9, 1),
+        "min_p": (0, 1),
+        "repetition_penalty": (1e-9, float("inf")),
+        "max_new_tokens": (1, 2**31 - 1),
+        "seed": (0, 2**32 - 1),
+    }
+    for name, (low, high) in bounds.items():
+        if given[name] is not None and not low <= given[name] <= high:
+            raise UserError(f"--{name.replace('_', '-')}: {given[name]} is out of bounds")
+    if not all(args.stop):
+        raise UserError("--stop: an empty string would end every answer")
+    seed = fresh_seed() if args.seed is None else args.seed
+    return Options(**given | {"seed": seed, "stop": tuple(args.stop)})
+
+
+def fresh_seed() -> int:
+    return int.from_bytes(os.urandom(4), "little")
+
+
+def open_run(run: Path, folder: Path | None) -> tuple[Engine, tokenizer.Tokenizer]:
+    """Returns an engine of one slot and the run's tokenizer. Raises UserError where one of them cannot be found."""
+    trained = weights.load(run / weights.FILE)
+    encoding = tokenizer.load(folder or find_tokenizer(run, trained.tokenizer))
+    weights.check_tokenizer(trained, encoding.digest, str(folder))
+    skeleton = Skeleton(trained.model, trained.vocab_size, trained.end_of_text)
+    engine = Engine(skeleton, trained.parameters, encoding.tokens, encoding.end_of_text, slots=1, chunk=CHUNK)
+    return engine, encoding
+
+
+def find_tokenizer(run: Path, digest: str) -> Path:
+    """Returns the folder of the tokenizer with this digest, among those beside the folder that a run stands in."""
+    place = run.resolve().parent.parent / "train_tokenizer"
+    for path in sorted(place.glob("*/metadata.json")):
+        with contextlib.suppress(UserError):
+            if tokenizer.load(path.parent).digest == digest:
+                return path.parent
+    raise UserError(f"no tokenizer in {place} is the one of {run} ({digest[:12]}); name its folder with --tokenizer")
+
+
+def answer(engine: Engine, encoding: tokenizer.Tokenizer, text: str, options: Options) -> Generator[str, None, None]:
+    """Yields what is written after a text, as it comes. Raises UserError where it cannot be written on."""
+    slot = engine.admit(prompts.encoded(text, encoding).ids, options)
+    try:
+        while engine.slots[slot] is not None:
+            yield from (piece.text for piece in engine.step())
+    finally:
+        engine.release(slot)
+
+
+def show(pieces: Generator[str, None, None]) -> None:
+    """Prints pieces of a text as they come, until Ctrl-C: it ends the text between two steps, not within one."""
+    pressed = []
+    before = signal.signal(signal.SIGINT, lambda *_: pressed.append(True))
+    try:
+        for piece in pieces:
+            print(piece, end="", flush=True)
+            if pressed:
+                break
+    finally:
+        pieces.close()
+        signal.signal(signal.SIGINT, before)
+    print()
+
+
+def converse(engine: Engine, encoding: tokenizer.Tokenizer, options: Options, fresh: bool) -> None:
+    """Writes on from each line that is typed, until there is none; `fresh`: each time with another seed."""
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401  lines can be edited and called back
+    print(HELP, file=sys.stderr)
+    while True:
+        try:
+            line = input("> ")
+        except KeyboardInterrupt:
+            print()
+            continue
+        except EOFError:
+            print()
+            return
+        try:
+            show(answer(engine, encoding, line.replace("\\n", "\n"), options))
+        except UserError as error:
+            print(error, file=sys.stderr)
+        if fresh:
+            options = replace(options, seed=fresh_seed())

@@ -1,0 +1,94 @@
+"""Talking to a run: it finds its tokenizer, streams what the generator writes, and survives Ctrl-C."""
+
+import signal
+from functools import cache
+
+import pytest
+from conftest import random_parameters, shape
+from test_prompts import encoding
+
+from makelm import generate, interactive, weights
+from makelm.model import Skeleton
+
+MODEL = shape(context_length=32, n_layers=1)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The folder of a run whose tokenizer stands beside it, among others."""
+    results = tmp_path_factory.mktemp("results")
+    for name in ("train_tokenizer/a_damaged", "train_tokenizer/mine", "train_model/r/weights"):
+        (results / name).mkdir(parents=True)
+    (results / "train_tokenizer/a_damaged/metadata.json").write_text("{}")
+    encoding.save(results / "train_tokenizer/mine")
+    parameters = random_parameters(MODEL, encoding.vocab_size)
+    made = weights.Weights(MODEL, encoding.vocab_size, encoding.end_of_text, encoding.digest, parameters)
+    weights.save(made, results / "train_model/r" / weights.FILE)
+    return results / "train_model/r"
+
+
+def ask(run, *words: str) -> int:
+    return interactive.main(["--run", str(run), "--cores", "2", "--temperature", "0", *words])
+
+
+@cache
+def engine() -> generate.Engine:
+    skeleton, parameters = Skeleton(MODEL, encoding.vocab_size), random_parameters(MODEL, encoding.vocab_size)
+    return generate.Engine(skeleton, parameters, encoding.tokens, encoding.end_of_text, slots=1)
+
+
+def expected(prompt: str, count: int) -> str:
+    options = generate.Options(max_new_tokens=count, temperature=0)
+    return generate.generate(engine(), [[encoding.first, *encoding.encode(prompt)]], [options])[0].text
+
+
+def test_a_conversation_goes_on_until_there_is_no_more(run, capsys, monkeypatch):
+    lines = iter(["a\\nb", KeyboardInterrupt, "x"])
+
+    def answer(_):
+        line = next(lines, EOFError)
+        if isinstance(line, type):
+            raise line
+        return line
+
+    monkeypatch.setattr("builtins.input", answer)
+    assert ask(run, "--max-new-tokens", "12") == 0
+    said = capsys.readouterr()
+    assert said.out == "\n".join([expected("a\nb", 12), "", expected("x", 12), "", ""])
+    assert "Ctrl-D ends" in said.err
+
+
+def test_ctrl_c_stops_an_answer_and_not_the_program(run, capsys, monkeypatch):
+    ended = []
+
+    def stopped(*_):
+        try:
+            yield "half"
+            signal.raise_signal(signal.SIGINT)
+            yield " more"
+            yield " never"
+        finally:
+            ended.append(True)
+
+    monkeypatch.setattr(interactive, "answer", stopped)
+    lines = iter(["x", "y"])
+    monkeypatch.setattr("builtins.input", lambda _: next(lines))
+    with pytest.raises(StopIteration):  # a third line was asked for
+        ask(run)
+    assert capsys.readouterr().out == "half more\nhalf more\n" and ended == [True, True]
+    assert ask(run, "--prompt", "a") == 0 and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_what_is_wrong_is_one_line(run, tmp_path, capsys):
+    cases = {
+        ("--top-p", "0", "--prompt", "a"): "--top-p: 0.0 is out of bounds",
+        ("--stop", "", "--prompt", "a"): "--stop: an empty string",
+        ("--tokenizer", str(tmp_path), "--prompt", "a"): "is missing; run train_tokenizer",
+    }
+    for words, message in cases.items():
+        assert ask(run, *words) == 2
+        assert message in capsys.readouterr().err
+    assert ask(tmp_path, "--prompt", "a") == 2
+    assert "model.safetensors is missing; run train_model" in capsys.readouterr().err
+    with pytest.raises(interactive.UserError, match=r"no tokenizer in .* is the one of"):
+        interactive.find_tokenizer(run, "0" * 64)

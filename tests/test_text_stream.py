@@ -1,0 +1,61 @@
+"""Text of tokens as they come: whole characters, stop strings over token borders, and the same however it is taken."""
+
+import pytest
+
+from makelm.text_stream import TextStream
+
+TOKENS = [
+    b"a",
+    b"b",
+    b"ab",
+    b"c",
+    b"",
+    "é".encode()[:1],
+    "é".encode()[1:],
+    b"\xff",
+    "😀".encode()[:3],
+    "😀".encode()[3:],
+]
+
+
+def taken(ids: list[int], stop: tuple[str, ...], every: int) -> tuple[list[str], list[int]]:
+    """Returns the pieces of a text that is taken after every so many tokens, and the ids that are its own."""
+    stream, pieces, own = TextStream(TOKENS, stop), [], 0
+    for number, token in enumerate(ids):
+        if stream.feed(token):
+            break
+        if number % every == every - 1:
+            text, count = stream.take()
+            pieces.append(text)
+            own += count
+    text, count = stream.take(last=True)
+    return [*pieces, text], ids[: own + count]
+
+
+@pytest.mark.parametrize(
+    ("ids", "stop", "text", "own"),
+    [
+        ([0, 1, 3], (), "abc", [0, 1, 3]),
+        ([0, 1, 3], ("bc",), "a", [0]),  # over the border of tokens
+        ([3, 2, 0], ("b",), "ca", [3, 2]),  # within a token, of which a part stays
+        ([0, 0, 1, 0], ("ab",), "a", [0]),  # what looked like a beginning was none
+        ([0, 1, 0, 1], ("abc", "aba"), "", []),
+        ([2, 3], ("bc", "abc"), "", []),  # both end at once: the longer
+        ([2, 0, 1], ("abb", "aba"), "", []),
+        ([2, 2], ("abb",), "abab", [2, 2]),  # only a beginning at the end
+        ([5, 6, 4, 0], (), "éa", [5, 6, 4, 0]),
+        ([0, 5], (), "a\ufffd", [0, 5]),  # half a character at the end
+        ([7, 0, 5, 0], (), "\ufffda\ufffda", [7, 0, 5, 0]),
+        ([0, 8, 9, 1], ("😀",), "a", [0]),
+        ([8, 9, 4], (), "😀", [8, 9, 4]),
+    ],
+)
+def test_a_text_is_cut_before_the_stop_string(ids, stop, text, own):
+    for every in (1, 2, 9):
+        pieces, kept = taken(ids, stop, every)
+        assert ("".join(pieces), kept) == (text, own)
+
+
+def test_pieces_hold_no_half_character_and_no_beginning_of_a_stop_string():
+    assert taken([0, 5, 6, 1], (), 1)[0] == ["a", "", "é", "b", ""]
+    assert taken([0, 1, 0, 3, 0], ("abc",), 1)[0] == ["", "", "ab", "ac", "", "a"]
