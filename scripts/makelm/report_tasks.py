@@ -72,4 +72,4 @@ def own(scores: Scores, task: str, metric: str) -> dict[str, str] | None:
 
 def shown(value: float) -> str:
     """Returns a score with the digits that a table has room for."""
-    return f"{value:.3f}" if abs(value) < 1 else f"{value:.4g}"
+    return f"{value:.{3 if abs(value) < 1 else 2}f}" if abs(value) < 1000 else f"{value:.3g}"

@@ -46,6 +46,7 @@ def test_a_task_is_asked_and_asked_again_exactly_when_something_of_it_changes(sc
     assert planned(scratch) == BROUGHT, "and nothing of what is built"
     made = make(scratch)
     assert made.returncode == 0, made.stdout + made.stderr
+    assert "\n    mine  acc 0." in made.stdout, "make says what came out"
     folder = scratch.results / "evaluate_task/tiny/mine"
     scores = json.loads((folder / "scores.json").read_text())
     assert scores["documents"] == 5 and set(scores["metrics"]) == {"acc", "acc_norm"}
