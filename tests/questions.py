@@ -1,10 +1,15 @@
-"""Small tasks of lm-eval for tests: a multiple choice, a last word, whole texts and what is written on."""
+"""Small tasks of lm-eval for tests: a multiple choice, a last word, whole texts and what is written on; and a model."""
 
 import json
 from pathlib import Path
 
+import jax
 import yaml
+from conftest import random_parameters
 from lm_eval.api.instance import Instance
+
+from makelm import config, scoring, sharding, vocabulary, weights
+from makelm.tokenizer import Tokenizer
 
 TEXT = "def f(x):\n    return x * 2  # two\n\n\nclass Queue:\n    pass\n" * 20
 ROWS = [
@@ -59,3 +64,27 @@ def write_task(folder: Path, name: str, rows: list[dict] | None = None, **change
 def requests(kind: str, *arguments: tuple) -> list[Instance]:
     """Returns what lm-eval asks a model."""
     return [Instance(kind, {}, each, number) for number, each in enumerate(arguments)]
+
+
+ONE = config.Mesh(data=1, fsdp=1, tensor=1)
+
+
+def made(begin_of_text=False, end_of_text=True):
+    """Returns a tokenizer whose tokens may reach over a blank."""
+    keys = {"kind": "bpe", "corpus": "any", "vocab_size": 280, "pattern": r"\s*\S+|\s+"}
+    return vocabulary.train(
+        config.BpeTokenizer(**keys, begin_of_text=begin_of_text, end_of_text=end_of_text), [TEXT + "xyz" * 9]
+    )
+
+
+def weights_of(shape: config.Model, encoding: Tokenizer) -> weights.Weights:
+    """Returns a model of random weights for a tokenizer."""
+    size = encoding.vocab_size
+    return weights.Weights(shape, size, encoding.end_of_text, encoding.digest, random_parameters(shape, size))
+
+
+def scorer_of(
+    trained: weights.Weights, mesh: config.Mesh = ONE, rows: int = scoring.ROWS, devices: int = 1
+) -> scoring.Scorer:
+    """Returns a model on some devices."""
+    return scoring.Scorer(trained, sharding.make_mesh(mesh, jax.devices()[:devices]), rows)

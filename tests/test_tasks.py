@@ -8,10 +8,10 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from conftest import random_parameters, shape
-from questions import ROWS, TEXT, requests, write_task
+from conftest import shape
+from questions import ROWS, TEXT, made, requests, scorer_of, weights_of, write_task
 
-from makelm import config, documents, scoring, sharding, task_contamination, tasks, vocabulary, weights
+from makelm import config, documents, scoring, task_contamination, tasks
 from makelm.errors import UserError
 from makelm.model import Skeleton
 from makelm.progress import Progress
@@ -21,15 +21,6 @@ ROOT = Path(__file__).resolve().parent.parent
 CONTEXT = 16
 MODEL = shape(context_length=CONTEXT, mask_documents=False, init="fan_in")
 ASKING = config.Asking(num_fewshot=None, limit=None, logprobs=True)
-ONE = config.Mesh(data=1, fsdp=1, tensor=1)
-
-
-def made(begin_of_text=False, end_of_text=True):
-    """Returns a tokenizer whose tokens may reach over a blank."""
-    keys = {"kind": "bpe", "corpus": "any", "vocab_size": 280, "pattern": r"\s*\S+|\s+"}
-    return vocabulary.train(
-        config.BpeTokenizer(**keys, begin_of_text=begin_of_text, end_of_text=end_of_text), [TEXT + "xyz" * 9]
-    )
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +30,7 @@ def encoding():
 
 @pytest.fixture(scope="module")
 def trained(encoding):
-    size = encoding.vocab_size
-    return weights.Weights(MODEL, size, encoding.end_of_text, encoding.digest, random_parameters(MODEL, size))
-
-
-def scorer_of(trained, mesh=ONE, rows=scoring.ROWS, devices=1):
-    return scoring.Scorer(trained, sharding.make_mesh(mesh, jax.devices()[:devices]), rows)
+    return weights_of(MODEL, encoding)
 
 
 @pytest.fixture(scope="module")
@@ -273,7 +259,7 @@ def test_tasks_by_name_are_those_of_gptjs_table():
 @pytest.mark.parametrize(
     ("source", "line"),
     [
-        ({"name": "piqqa", "file": None}, "task.name: lm-eval has no task 'piqqa'; did you mean 'piqa'?"),
+        ({"name": "piqqa", "file": None}, "task.name: lm-eval has no single task 'piqqa'; did you mean 'piqa'?"),
         ({"name": None, "file": "none.yaml"}, "cannot read none.yaml: No such file"),
         ({"name": None, "file": "group.yaml"}, "group.yaml is no single task"),
         ({"name": None, "file": "broken.yaml"}, "broken.yaml: cannot load the task: "),

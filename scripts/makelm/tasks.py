@@ -63,7 +63,7 @@ def find(source: config.TaskSource) -> Path:
     known = named()
     if source.name not in known:
         hint = config.did_you_mean(source.name, known) or "; of a group, name the tasks one by one"
-        raise UserError(f"task.name: lm-eval has no task {source.name!r}{hint}")
+        raise UserError(f"task.name: lm-eval has no single task {source.name!r}{hint}")
     return known[source.name]
 
 

@@ -3,25 +3,22 @@
 import json
 import os
 
-import jax
 import numpy as np
 import pytest
-from conftest import random_parameters, shape
+from conftest import shape
 from layouts import CASES
-from questions import ROWS, TASKS, write_task
-from test_tasks import made
+from questions import ROWS, TASKS, made, scorer_of, weights_of, write_task
 
 if "MAKELM_PARITY_PYTHON" not in os.environ:
     pytest.skip("needs torch, transformers and lm-eval: make test-parity", allow_module_level=True)
 
 from sides import run_there, write_export, write_tokenizer
 
-from makelm import config, scoring, sharding, tasks, weights
+from makelm import config, tasks
 from makelm.task_model import TaskModel
 
 BOUND = 1e-4
 CONTEXT = 16
-ONE = config.Mesh(data=1, fsdp=1, tensor=1)
 ASKING = config.Asking(num_fewshot=None, limit=None, logprobs=True)
 # the tokens around documents; lm-eval puts two beginnings before a whole text, where a tokenizer has one
 ENDS = {"end": (False, True), "both": (True, True)}
@@ -37,8 +34,7 @@ def cases(tmp_path_factory):
         for name in MODELS:
             # random rows that fill up the vocabulary would win in transformers; makelm does not write them
             model = shape(**CASES[name][1] | {"context_length": CONTEXT, "vocab_multiple": 1})
-            parameters = random_parameters(model, encoding.vocab_size)
-            trained = weights.Weights(model, encoding.vocab_size, encoding.end_of_text, encoding.digest, parameters)
+            trained = weights_of(model, encoding)
             folder = root / f"{name}-{ends}"
             write_export(trained, np.zeros((1, 1), np.int32), folder)
             write_tokenizer(encoding, "", folder)
@@ -48,8 +44,7 @@ def cases(tmp_path_factory):
             text = (folder / "tasks" / "shots.yaml").read_text().replace("task: choice", "task: shots")
             (folder / "tasks" / "shots.yaml").write_text(text)
             write_task(folder / "tasks", "choice")
-            scorer = scoring.Scorer(trained, sharding.make_mesh(ONE, jax.devices()[:1]))
-            found[f"{name}-{ends}"] = TaskModel(scorer, encoding)
+            found[f"{name}-{ends}"] = TaskModel(scorer_of(trained), encoding)
     run_there("lm_eval_side.py", root)
     return found, root
 
