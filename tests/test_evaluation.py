@@ -10,6 +10,7 @@ from conftest import forward, random_parameters, shape
 
 from makelm import config, evaluation, scoring, sharding, weights
 from makelm.loss import token_losses
+from makelm.model import Skeleton
 
 V, EOT = 40, 39
 MODEL = shape(context_length=8)
@@ -101,15 +102,25 @@ def test_documents_are_told_apart_by_either_end():
 
 def test_positions_are_those_of_whole_windows():
     tokens = np.concatenate([[EOT], shard]).astype(np.int32)  # 32 to predict: four windows without a rest
-    logits = forward(MODEL, V, random_parameters(MODEL, V), np.stack([tokens[at : at + 8] for at in range(0, 32, 8)]))
-    targets = np.stack([tokens[at + 1 : at + 9] for at in range(0, 32, 8)])
-    each = np.asarray(token_losses(logits, targets))
+    each = directly([tokens[at : at + 9] for at in range(0, 32, 8)])
     found = evaluation.summarize(score(8, 8), 32, 32)
     assert found["last_token_loss"] == pytest.approx(each[:, 7].mean(), rel=1e-4)
     expected = {"1-1": each[:, 0], "2-2": each[:, 1], "3-4": each[:, 2:4], "5-8": each[:, 4:]}
     assert found["loss_by_position"] == {name: pytest.approx(part.mean(), rel=1e-4) for name, part in expected.items()}
     half = evaluation.summarize(score(8, 4), 32, 32)
     assert half["last_token_loss"] != found["last_token_loss"], "windows that overlap are more windows"
+
+
+@functools.cache
+def model():
+    return jax.jit(lambda parameters, tokens_BT: Skeleton(MODEL, V)(parameters)(tokens_BT))
+
+
+def directly(windows):
+    """Returns the losses of windows of 9 tokens, seven at most."""
+    windows_BT = np.stack([*windows, *[np.zeros(9, np.int32)] * (7 - len(windows))]).astype(np.int32)
+    logits = model()(random_parameters(MODEL, V), windows_BT[:, :-1])
+    return np.asarray(token_losses(logits, windows_BT[:, 1:]))[: len(windows)]
 
 
 def test_the_number_of_rows_and_the_mesh_change_no_score():
@@ -123,8 +134,7 @@ def test_the_number_of_rows_and_the_mesh_change_no_score():
 def test_the_training_loss_is_that_of_windows_spread_over_all_shards():
     shards = [np.arange(17) % EOT, np.arange(100, 141) % EOT]  # of 8 tokens to predict: 2 windows and 5
     whole = [shards[0][at : at + 9] for at in (0, 8)] + [shards[1][at : at + 9] for at in range(0, 40, 8)]
-    logits = forward(MODEL, V, random_parameters(MODEL, V), np.stack(whole)[:, :-1])
-    each = np.asarray(token_losses(logits, np.stack(whole)[:, 1:])).mean(axis=1)
+    each = directly(whole).mean(axis=1)
     found = evaluation.train_estimate(scorer(), shards, 8, 100)
     assert found["train_windows"] == 7 and found["train_loss"] == pytest.approx(each.mean(), rel=1e-4)
     assert found["train_loss_sem"] == pytest.approx(each.std(ddof=1) / 7**0.5, rel=1e-3)

@@ -1,5 +1,6 @@
 """The files of this machine that a task is made of: inputs of its rule, found without lm-eval."""
 
+import json
 from copy import deepcopy
 from pathlib import Path
 
@@ -77,3 +78,13 @@ def test_what_is_missing_is_one_line_where_a_run_needs_it_and_nothing_where_none
         sources("own/none.yaml")
     assert str(caught.value).startswith(line)
     assert task_files.source_files(settings([], "own/none.yaml")) == {"mine": []}
+
+
+def test_the_example_in_the_docs_is_the_one_that_runs():
+    text, folder = (ROOT / "docs/tasks.md").read_text(), ROOT / "docs/tasks"
+    assert (folder / "imports.yaml").read_text().strip() in text
+    rows = [json.loads(line) for line in (folder / "imports.jsonl").read_text().splitlines()]
+    assert all(len(set(row["choices"])) == 4 and 0 <= row["answer"] < 4 for row in rows)
+    assert json.dumps(rows[1]) in text
+    raw = configfile.merge(deepcopy(DEFAULT), yaml.safe_load((folder / "config.yaml").read_text()))
+    assert configfile.load(raw).run["stdlib"].tasks == ["imports"]

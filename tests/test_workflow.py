@@ -27,7 +27,6 @@ KEYS = {
     "run.tiny.sample.temperature=0.5": {"sample_model", "write_report"},
     "run.tiny.sample.prompts=[for]": {"sample_model", "write_report"},
     "run.tiny.evaluate.stride=16": {"evaluate_model", "write_report"},
-    "run.tiny.evaluate.train_windows=3": {"evaluate_model", "write_report"},
     "run.tiny.tasks=[piqa]": {"download_task", "evaluate_task", "write_report"},
     "run.tiny.export.dtype=bfloat16": {"export_model", "write_report"},
     "tokenizer.tiny_bpe.vocab_size=600": TOKENIZED,
