@@ -107,6 +107,8 @@ def test_positions_are_those_of_whole_windows():
     assert found["last_token_loss"] == pytest.approx(each[:, 7].mean(), rel=1e-4)
     expected = {"1-1": each[:, 0], "2-2": each[:, 1], "3-4": each[:, 2:4], "5-8": each[:, 4:]}
     assert found["loss_by_position"] == {name: pytest.approx(part.mean(), rel=1e-4) for name, part in expected.items()}
+    short = evaluation.summarize(score(8, 8, (shard, shard[:5])), 38, 38)
+    assert short["loss_by_position"] == found["loss_by_position"], "a window that is not whole is in none"
     half = evaluation.summarize(score(8, 4), 32, 32)
     assert half["last_token_loss"] != found["last_token_loss"], "windows that overlap are more windows"
 

@@ -141,6 +141,29 @@ def test_no_answer_depends_on_what_else_is_asked(model, trained, encoding):
     np.testing.assert_allclose(fewer, together, rtol=1e-6)
 
 
+class Recorder:
+    """Is asked instead of a model, and keeps the shapes of what it is asked."""
+
+    context, rows = 100, 4
+
+    def __init__(self):
+        self.shapes = []
+
+    def __call__(self, inputs_BT, targets_BT):
+        self.shapes.append(inputs_BT.shape)
+        return np.ones(inputs_BT.shape), np.ones(inputs_BT.shape, bool)
+
+
+def test_rows_have_one_of_few_lengths_and_are_always_as_many(encoding):
+    recorder = Recorder()
+    model = TaskModel(recorder, encoding)
+    lengths = [2, 33, 34, 65, 66, 101, 300, *[5] * 5]
+    found = model.score([([1], [2] * (length - 1)) for length in lengths])
+    assert [logprob for logprob, _ in found] == [1 - length for length in lengths]
+    assert recorder.shapes == [(4, 100)] * 2 + [(4, 64)] + [(4, 32)] * 2
+    assert (model.bucket(10, 80), model.bucket(40, 30)) == (20, 64)
+
+
 def test_a_mesh_of_devices_answers_the_same(model, trained, encoding):
     mesh = config.Mesh(data=2, fsdp=2, tensor=2)
     found = TaskModel(scorer_of(trained, mesh, devices=8), encoding).loglikelihood(requests("loglikelihood", *ASKED))
