@@ -52,7 +52,7 @@ export: $(READY) ## RUN=<name> for Hugging Face transformers
 report: $(READY) ## the report on all runs
 	@$(WORKFLOW) results/write_report/manifest.json $(ARGS)
 
-download: $(READY) ## fetch what needs the network, texts and weights, so that the rest runs without
+download: $(READY) ## fetch what needs the network, texts, weights and tasks, so that the rest runs without
 	@$(WORKFLOW) download $(ARGS)
 
 verify: $(READY) ## say what in results/ is missing, altered or stale; builds nothing
@@ -64,7 +64,7 @@ gc: $(READY) ## list what in results/ no configured run uses; with YES=1, delete
 test: $(READY) ## the tests
 	@.venv/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-test-parity: $(READY) $(PARITY)/.ready ## exports and imports against transformers, which this installs beside .venv
+test-parity: $(READY) $(PARITY)/.ready ## exports, imports and tasks against transformers and lm-eval, which this installs beside .venv
 	@MAKELM_PARITY_PYTHON=$(CURDIR)/$(PARITY)/bin/python .venv/bin/python -m pytest tests/parity $(ARGS)
 
 test-faults: $(READY) ## meshes, interruptions, and KILLS=50 kill -9 at random moments; TABLES=1 writes docs/training.md's tables

@@ -4,6 +4,7 @@
                     -> sample_model, evaluate_model, export_model -> write_report
 
     download_weights -> train_model, of a run that starts from other people's weights
+    download_task -> evaluate_task, of a run that is asked tasks
 
 One stage = one rule = one program scripts/<rule>.py = one folder results/<rule>/. What is built is said in
 config.yaml under `runs:`. The README has the table of what reruns when something changes.

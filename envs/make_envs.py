@@ -34,7 +34,8 @@ def locked_requirements(platform: str) -> list[str]:
     assert uv, "uv belongs to the environment that make sets up"
     flags = ["--locked", "--no-default-groups", "--no-hashes", "--no-annotate", "--no-header", "--no-emit-project"]
     outside = [word for package in OUTSIDE for word in ("--prune", package)]
-    extra = [] if platform == "cpu" else ["--extra", platform]
+    # tasks are asked where devices are: nobody could add to an environment there what an extra names
+    extra = [word for name in ("eval", platform) if name != "cpu" for word in ("--extra", name)]
     export = [uv, "export", "--quiet", "--format", "requirements.txt", *flags, *outside, *extra]
     text = subprocess.run(export, cwd=FOLDER.parent, check=True, capture_output=True, text=True).stdout
     return [short for line in text.splitlines() if (short := without_python(line, PLATFORMS[platform]))]

@@ -3,7 +3,8 @@
 The loss is in nats per token; bits per byte divides by the documents' bytes, so that tokenizers compare.
 Beside it stand two compressors: xz of the validation documents, and xz that has read the training documents; of a
 corpus of ready tokens, which has no text, none. Where the run has several corpora, each has its scores, and above them
-stand those of the mixture.
+stand those of the mixture. Validation documents of other corpora can be scored too; some windows of the training
+tokens tell how much is known by heart.
 """
 
 import json
@@ -12,9 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from makelm import cli, evaluation, shards, sources, weights
+from makelm import cli, evaluation, scoring, shards, sources, weights
 from makelm.errors import UserError
-from makelm.model import Skeleton
 
 BASELINES = ("xz_bits_per_byte", "xz_after_train_bits_per_byte")
 
@@ -25,21 +25,28 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--shards", nargs="+", metavar="FOLDER", required=True, help=shards_help)
     corpus_help = f"folder of its documents; {sources.HELP}"
     parser.add_argument("--corpus", nargs="+", metavar="FOLDER", required=True, help=corpus_help)
+    sets_help = "of each other corpus of evaluate.sets its"
+    parser.add_argument("--set-shards", nargs="+", metavar="NAME=FOLDER", default=[], help=f"{sets_help} token shards")
+    parser.add_argument("--set-corpus", nargs="+", metavar="NAME=FOLDER", default=[], help=f"{sets_help} documents")
 
 
 def evaluate_model(job: cli.Job) -> None:
     """Scores a run on its validation documents."""
-    weights_of = job.config.corpora
-    folders = sources.paths(job.args.corpus, weights_of, "--corpus")
-    corpora = {name: job.read_input(f"corpus/{name}", path / "manifest.json") for name, path in folders.items()}
+    weights_of, settings = job.config.corpora, job.config.evaluate
+    corpora = read_corpora(job, job.args.corpus, weights_of, "--corpus")
     data = sources.open_sources(job.args.shards, weights_of, job.read_input)
+    others = {name: 1.0 for name in settings.sets if name not in weights_of}
+    more_corpora = read_corpora(job, job.args.set_corpus, others, "--set-corpus")
+    more = sources.open_sources(job.args.set_shards, others, job.read_input, "--set-shards") if others else None
     trained = weights.open_run(job.args.model, job.read_input)
-    weights.check_tokenizer(trained, data.tokenizer, str(data.first.path))
-    scores = {}
+    for each in filter(None, (data, more)):
+        weights.check_tokenizer(trained, each.tokenizer, str(each.first.path))
+    scorer = scoring.Scorer(trained, scoring.evaluation_mesh(job.config.mesh))
+    scores = {name: score(job, scorer, folder) for name, folder in data.folders.items()}
     for name, folder in data.folders.items():
-        scores[name] = score(job, trained, folder)
-        for baseline in BASELINES:
-            scores[name][baseline] = corpora[name]["facts"][baseline]
+        scores[name] |= {baseline: corpora[name]["facts"][baseline] for baseline in BASELINES}
+        if settings.train_windows:
+            scores[name] |= evaluation.train_estimate(scorer, folder.train, settings.window, settings.train_windows)
         if len(weights_of) > 1:
             job.say(f"{name}: {describe(scores[name])}")
     if len(scores) == 1:
@@ -47,17 +54,28 @@ def evaluate_model(job: cli.Job) -> None:
     else:
         bytes_per_token = {name: folder.valid_bytes / folder.valid_tokens for name, folder in data.folders.items()}
         whole = evaluation.mixture(scores, weights_of, bytes_per_token, BASELINES)
+    if more:
+        whole["sets"] = {name: score(job, scorer, folder) for name, folder in more.folders.items()}
+        for name, own in whole["sets"].items():
+            # xz that has read that corpus's training documents would know more than the run can
+            own["xz_bits_per_byte"] = more_corpora[name]["facts"]["xz_bits_per_byte"]
+            job.say(f"{name}: {own['bits_per_byte']:.3f} bits per byte, perplexity {own['perplexity']:.2f}")
     (job.staging / "scores.json").write_text(json.dumps(whole, indent=1) + "\n")
     job.say(describe(whole))
     job.publish({"bits_per_byte": whole["bits_per_byte"]})
 
 
-def score(job: cli.Job, trained: weights.Weights, folder: shards.Folder) -> dict[str, float | int]:
+def read_corpora(job: cli.Job, words: list[str], names: dict[str, float], option: str) -> dict[str, dict]:
+    """Returns the manifests of corpora by name."""
+    folders = sources.paths(words, names, option)
+    return {name: job.read_input(f"corpus/{name}", path / "manifest.json") for name, path in folders.items()}
+
+
+def score(job: cli.Job, scorer: scoring.Scorer, folder: shards.Folder) -> dict:
     """Returns the scores of a run on the validation documents of one corpus."""
     settings = job.config.evaluate
-    skeleton = Skeleton(trained.model, trained.vocab_size, trained.end_of_text)
     ends = folder.begin_of_text, folder.end_of_text
-    scored = evaluation.score(skeleton, trained.parameters, folder.valid, *ends, settings.window, settings.stride)
+    scored = evaluation.score(scorer, folder.valid, *ends, settings.window, settings.stride)
     if not np.isfinite(scored.losses).all():
         raise UserError("the model's losses are not finite; train it again with lower train.optimizer.learning_rates")
     return evaluation.summarize(scored, folder.valid_tokens, folder.valid_bytes)

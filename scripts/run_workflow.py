@@ -227,12 +227,13 @@ def own_words(words: str) -> str:
 
 
 def print_summary(with_sample: bool) -> None:
-    """Prints the scores of each run, one sample of the best one and where the report is."""
+    """Prints the scores of each run, on tasks too, one sample of the best one and where the report is."""
     report = Path("results/write_report/manifest.json")
     if not report.exists():
         return
+    keys = json.loads(report.read_text())["content"]["config"]
     scores = {}
-    for run in json.loads(report.read_text())["content"]["config"]["runs"]:
+    for run in keys["runs"]:
         scores[run] = json.loads(Path(f"results/evaluate_model/{run}/scores.json").read_text())
     ranking = sorted(scores, key=lambda run: scores[run]["bits_per_byte"])
     width = max(len(run) for run in ranking)
@@ -244,9 +245,23 @@ def print_summary(with_sample: bool) -> None:
             f"  {run:{width}}  {score['bits_per_byte']:.3f} bits per byte, "
             f"loss {score['validation_loss']:.3f} nats per token{beside}"
         )
+        for task in keys.get("tasks", {}).get(run, ()):  # a report of an older makelm has none
+            print_task(run, task)
     if with_sample:
         print_sample(ranking[0])
     print(f"  report  {report.with_name('report.html')}")
+
+
+def print_task(run: str, task: str) -> None:
+    """Prints a run's scores on a task, with their standard errors."""
+    scores = json.loads(Path(f"results/evaluate_task/{run}/{task}/scores.json").read_text())
+    found = []
+    for name, metric in scores["metrics"].items():
+        stderr = "" if metric["stderr"] is None else f" ± {metric['stderr']:.3f}"
+        found.append(f"{name} none" if metric["value"] is None else f"{name} {metric['value']:.3f}{stderr}")
+    common = scores["contamination"]
+    seen = f", {common['share']:.1%} of its 13-grams seen in train" if common and common["ngrams"] else ""
+    print(f"    {task}  {', '.join(found)}  ({scores['documents']:,} documents{seen})")
 
 
 def print_sample(run: str) -> None:

@@ -1,8 +1,8 @@
 """Stage write_report: what all stages left -> a page to look at and a table.
 
 Reads, below --results, the manifests of plan_run, train_model, sample_model, evaluate_model and export_model of each
-run and the small files they list, and through them the manifests of everything the runs were made from.
-Writes report.html, one file that opens without a network, and runs.csv, one row per run.
+run, of its tasks those of evaluate_task, and the small files they list, and through them the manifests of everything
+the runs were made from. Writes report.html, one file that opens without a network, and runs.csv, one row per run.
 """
 
 import argparse
@@ -17,7 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def work(job: cli.Job) -> None:
-    runs = report.read_runs(job.args.results, job.config.runs, job.read_input)
+    names = {run: job.config.tasks[run] for run in job.config.runs}
+    runs = report.read_runs(job.args.results, names, job.read_input)
     written = datetime.fromtimestamp(job.started, UTC).strftime("%d %B %Y, %H:%M UTC")
     (job.staging / "report.html").write_text(report.page(runs, written), encoding="utf-8")
     (job.staging / "runs.csv").write_text(report.table_csv(runs), encoding="utf-8")

@@ -102,6 +102,10 @@ def test_the_default_is_valid_and_values_have_their_types():
         ("run.stdlib.model.n_kv_heads", 3, "run.stdlib.model: n_heads must be a multiple of n_kv_heads, got 1 and 3"),
         ("run.stdlib.train.schedule.warmup_steps", 10**6, "schedule.warmup_steps must be less than steps"),
         ("run.stdlib.evaluate.stride", 10**6, "run.stdlib.evaluate: stride must be at most window"),
+        ("run.stdlib.evaluate.sets", ["stdlob"], "run.stdlib.evaluate.sets: no corpus is called 'stdlob'; did you"),
+        ("run.stdlib.tasks", ["piqqa"], "run.stdlib.tasks: no task is called 'piqqa'; did you mean 'piqa'?"),
+        ("task.piqa.file", "a.yaml", "task.piqa: a task needs one of name and file, the other null"),
+        ("task.piqa.shots", 1, "task.piqa: unknown key 'shots'; known here: num_fewshot, limit, logprobs, name, file"),
         ("run.stdlib.mesh.data", 0, "run.stdlib.mesh: axes are 1 or more"),
         ("run.stdlib.hardware.devices", 0, "hardware.devices: input should be local or a number of 1"),
         (

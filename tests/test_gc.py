@@ -86,14 +86,18 @@ def test_artifacts_of_what_is_not_configured(results):
     make(results, "encode_shard/tiny/old_bpe/00000.json", ("train-00000.bin", "valid-00000.bin"))
     make(results, "train_tokenizer/old_bpe/manifest.json")
     make(results, "train_model/old/manifest.json", ("weights/model.safetensors", "metrics.jsonl"))
+    make(results, "download_task/old/manifest.json", ("task/old.yaml", "data/test.parquet"))
+    make(results, "evaluate_task/tiny/old/manifest.json", ("scores.json",))
     make(results, "write_report/manifest.json")
     before = paths(results)
     listed = collect(results)
     assert [line.split(": ")[0] for line in listed] == [
+        "download_task/old",
         "train_tokenizer/old_bpe",
         "encode_shard/tiny/old_bpe/00000.json",
         "encode_shard/tiny/tiny_bpe/00007.json",
         "train_model/old",
+        "evaluate_task/tiny/old",
     ]
     assert all(line.endswith("kB, no configured run uses it") for line in listed)
     assert paths(results) == before, "it only lists"

@@ -12,12 +12,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from makelm import manifest, pages, report, samples_page
+from makelm import manifest, pages, published, report, samples_page
 from makelm.closure import SCRIPTS, closure
 from makelm.errors import UserError
 
 HOSTILE = "</script><img src=x onerror=alert(1)>&amp; \"'\x00\x1b[31m\r\u2028\ud800{{ 7*7 }}"
 RATES = {"small": 1e-3, "large": 5e-3}
+TASKS = {"asked": ["piqa", "own"]}  # run -> its tasks
 
 
 class Tree:
@@ -91,6 +92,23 @@ class Tree:
         self.put(f"evaluate_model/{name}", {"scores.json": json.dumps(scores)}, [trained, *shards, corpus], {}, {})
         self.put(f"export_model/{name}", {}, [trained, tokenizer], {}, {"architecture": "Qwen3ForCausalLM"})
 
+    def asked(self, name: str, task: str, known_as: str, metrics: dict[str, float], limit: int | None = None) -> None:
+        """Writes what is left of asking a run a task."""
+        self.put(f"download_task/{task}", {}, [], {"task": {"name": known_as, "file": None}}, {})
+        seen = {"ngram": 13, "ngrams": 1000, "share": 0.031, "documents_with_any": 9}
+        scores = {
+            "task": known_as,
+            "version": 1.0,
+            "documents": 1838,
+            "num_fewshot": 0,
+            "limit": limit,
+            "prompts": "ab",
+        }
+        scores |= {"metrics": {m: {"value": v, "stderr": 0.011} for m, v in metrics.items()}, "contamination": seen}
+        inputs = [f"train_model/{name}/manifest", f"download_task/{task}/manifest"]
+        keys = {"task": {"num_fewshot": None, "limit": limit, "logprobs": False}}
+        self.put(f"evaluate_task/{name}/{task}", {"scores.json": json.dumps(scores)}, inputs, keys, {})
+
 
 def lines(objects: list[dict]) -> str:
     return "".join(json.dumps(one) + "\n" for one in objects)
@@ -130,11 +148,11 @@ def results(tmp_path: Path) -> Path:
 
 
 def read(results: Path, *names: str) -> list[report.Run]:
-    return report.read_runs(results, list(names), lambda name, path: None)
+    return report.read_runs(results, {name: TASKS.get(name, []) for name in names}, lambda name, path: None)
 
 
 def write_report(results: Path, *names: str) -> subprocess.CompletedProcess:
-    config = json.dumps({"runs": names, "locked": {}})
+    config = json.dumps({"runs": names, "tasks": {name: TASKS.get(name, []) for name in names}, "locked": {}})
     script = [sys.executable, str(SCRIPTS / "write_report.py"), "--results", "results", "--out", "results/write_report"]
     return subprocess.run([*script, "--config", config], cwd=results.parent, capture_output=True, text=True)
 
@@ -167,6 +185,67 @@ def test_the_stage_writes_page_and_table_and_names_all_it_read(results):
     assert made["files"]["report.html"] is None  # it holds measured times
     assert made["files"]["runs.csv"]
     assert set(made["inputs"]) == {f"{stage}/{run}" for stage in report.STAGES for run in ("small", "large")}
+
+
+# ---- tasks
+
+
+@pytest.fixture
+def asked(results) -> Path:
+    """A third run, which was asked two tasks."""
+    tree = Tree(results)
+    tree.data()
+    tree.run("asked", 2e-3, steps(10), [sample()], 1.5)
+    tree.asked("asked", "piqa", "piqa", {"acc": 0.6123, "acc_norm": 0.61})
+    tree.asked("asked", "own", "imports", {"acc": 0.25})
+    return results
+
+
+def test_tasks_stand_beside_what_others_reported_of_the_same_tasks(asked):
+    html = report.page(read(asked, "small", "asked"), "today")
+    table = html[html.index('<section id="tasks">') :].partition("</section>")[0]
+    assert "0.612 <small>± 0.011, 3.1% seen</small>" in table and "0.250 <small>" in table
+    assert table.count("<td>–</td>") >= 3, "the run that was asked nothing has none"
+    of_gptj = re.search(r"GPT-J 6B.*?</tr>", table, re.DOTALL)[0]
+    assert re.findall(r">([\d.]+|–)</td>", of_gptj) == ["0.765", "–", "–"], "of piqa's acc only"
+    assert "GPT-3 175B*" in table and "not measured here: zero-shot table in the README of" in table
+    assert 'id="tasks"' not in report.page(read(asked, "small"), "today")
+
+
+def test_others_figures_come_only_with_the_whole_task_and_each_as_the_source_has_it(asked):
+    tree = Tree(asked)
+    tree.digests = {"train_model/asked/manifest": manifest.read(asked / "train_model/asked/manifest.json")["digest"]}
+    tree.asked("asked", "piqa", "piqa", {"acc": 0.6}, limit=10)
+    assert "GPT-J" not in report.page(read(asked, "asked"), "today")
+    known = {model.name: model.values for model in published.load().models}
+    assert known["GPT-J 6B"] == {
+        ("lambada_openai", "perplexity"): 3.99,
+        ("lambada_openai", "acc"): 0.697,
+        ("winogrande", "acc"): 0.653,
+        ("hellaswag", "acc_norm"): 0.661,
+        ("piqa", "acc"): 0.765,
+    }
+
+
+def test_tasks_are_in_the_table_and_in_the_chain_of_origin(asked):
+    (run,) = read(asked, "asked")
+    (row,) = report.rows([run])
+    assert row["task/piqa/acc"] == 0.6123 and row["task/own/acc"] == 0.25
+    keys = run.keys()
+    assert keys["task.piqa.limit"] is None and keys["task.own.name"] == "imports"
+    assert {(step["stage"], step["entry"]) for step in report.steps(run)} >= {
+        ("download_task", "own"),
+        ("evaluate_task", "asked/own"),
+    }
+
+
+def test_a_task_of_other_weights_is_refused(asked):
+    tree = Tree(asked)
+    tree.data()
+    tree.digests["train_model/asked/manifest"] = "0" * 64
+    tree.asked("asked", "own", "imports", {"acc": 0.25})
+    with pytest.raises(UserError, match="evaluate_task/asked/own is not about the weights in train_model/asked; run"):
+        read(asked, "asked")
 
 
 def test_a_missing_manifest_is_one_line(results):

@@ -28,6 +28,7 @@ KEYS = {
     "run.tiny.sample.prompts=[for]": {"sample_model", "write_report"},
     "run.tiny.sample.prompts='[{validation: 1, tokens: 8}]'": {"sample_model", "write_report"},
     "run.tiny.evaluate.stride=16": {"evaluate_model", "write_report"},
+    "run.tiny.tasks=[piqa]": {"download_task", "evaluate_task", "write_report"},
     "run.tiny.export.dtype=bfloat16": {"export_model", "write_report"},
     "tokenizer.tiny_bpe.vocab_size=600": TOKENIZED,
     "corpus.tiny.valid_fraction=0.1": ALL,
@@ -50,6 +51,7 @@ FILES = {
         {"sample_model", "write_report"},
     ),
     "a package that no chosen key needs": ("uv.lock", r'(name = "ftfy"\nversion = ")[^"]+', r"\g<1>99.0", NOTHING),
+    "a package that only tasks need": ("uv.lock", r'(name = "lm-eval"\nversion = ")[^"]+', r"\g<1>99.0", NOTHING),
     "a developer's tool": ("uv.lock", r'(name = "ruff"\nversion = ")[^"]+', r"\g<1>99.0", NOTHING),
 }
 
@@ -88,6 +90,15 @@ def test_a_corpus_mixed_in_is_downloaded_and_encoded_and_no_other_again(built):
     assert {job.split()[0] for job in jobs} == {"download_corpus", "encode_shard", *TRAINED}
     of_data = [job for job in jobs if job.split()[0] in ("download_corpus", "encode_shard")]
     assert len(of_data) == 3 and all("corpus=more" in job for job in of_data)
+
+
+def test_another_corpus_to_be_scored_on_is_encoded_with_the_runs_tokenizer_and_trains_nothing(built):
+    second = "corpus:\n  more: {base: tiny, max_documents: 30}\n"
+    (built.folder / "sets.yaml").write_text(f"{second}run: {{tiny: {{evaluate: {{sets: [more]}}}}}}\n")
+    jobs = built.planned(more=("sets.yaml",))
+    (built.folder / "sets.yaml").unlink()
+    assert {job.split()[0] for job in jobs} == {"download_corpus", "encode_shard", "evaluate_model", "write_report"}
+    assert all("corpus=more" in job for job in jobs if job.split()[0] in ("download_corpus", "encode_shard"))
 
 
 def test_braces_in_a_prompt_are_no_wildcards(built):

@@ -6,7 +6,7 @@ from pathlib import Path
 from makelm import manifest
 
 # Where manifests stand below results/; checkpoints and weights are not searched.
-PATTERNS = ("*/manifest.json", "*/*/manifest.json", "encode_shard/*/*/*.json")
+PATTERNS = ("*/manifest.json", "*/*/manifest.json", "evaluate_task/*/*/manifest.json", "encode_shard/*/*/*.json")
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,7 @@ PLUMBING = frozenset(
 # Where the name to install differs from the name to import, or the import brings what computes.
 DISTRIBUTIONS = {
     "jax": ("jax", "jaxlib"),
+    "lm_eval": ("lm-eval",),
     "yaml": ("pyyaml",),
     "huggingface_hub": ("huggingface-hub",),
     "orbax": ("orbax-checkpoint",),

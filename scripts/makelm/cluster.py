@@ -11,7 +11,7 @@ from makelm.config import Cluster, Config, Run, did_you_mean
 from makelm.errors import UserError
 
 TRAINING = "train_model"
-ACCELERATED = (TRAINING, "sample_model", "evaluate_model")
+ACCELERATED = (TRAINING, "sample_model", "evaluate_model", "evaluate_task")
 STARTED = ("launch", "further")  # what stands before a stage's own words, and what after them
 ASKED = (
     "slurm_partition",

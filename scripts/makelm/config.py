@@ -417,6 +417,34 @@ WEIGHTS = {"local": LocalWeights, "huggingface": HubWeights}
 
 Weights = Annotated[LocalWeights | HubWeights, Field(discriminator="source")]
 
+# ---- tasks
+
+
+class TaskSource(Section):
+    """A task of lm-eval by name, or a YAML file of this machine in its format."""
+
+    name: Text | None
+    file: Text | None
+
+    @model_validator(mode="after")
+    def check(self) -> "TaskSource":
+        if (self.name is None) == (self.file is None):
+            raise PydanticCustomError("task", "a task needs one of name and file, the other null")
+        return self
+
+
+class Asking(Section):
+    """How a model is asked what is in a task."""
+
+    num_fewshot: Natural | None
+    limit: Count | None
+    logprobs: bool
+
+
+class Task(TaskSource, Asking):
+    """A task, and how it is asked."""
+
+
 # ---- runs
 
 
@@ -686,10 +714,12 @@ class Sample(Section):
 
 
 class Evaluate(Section):
-    """How the validation documents are scored."""
+    """How the validation documents are scored, those of which other corpora too, and how many windows of train."""
 
     window: Count
     stride: Count
+    train_windows: Natural
+    sets: list[Name]
 
     @model_validator(mode="after")
     def check(self) -> "Evaluate":
@@ -764,6 +794,7 @@ class Run(Mixed):
     tracking: Tracking
     sample: Sample
     evaluate: Evaluate
+    tasks: list[Name]
     export: Export
 
     @model_validator(mode="after")
@@ -851,6 +882,7 @@ class Config(Section):
     corpus: dict[Name, Corpus]
     weights: dict[Name, Weights]
     tokenizer: dict[Name, Tokenizer]
+    task: dict[Name, Task]
     run: dict[Name, Run]
     cluster: Annotated[Cluster | None, EXECUTION]
     runs: Annotated[list[Name], Field(min_length=1)]

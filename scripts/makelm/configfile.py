@@ -21,10 +21,10 @@ def load(raw: dict) -> Config:
     """
     raw = deepcopy(raw)
     override(raw, raw.pop("set", None) or "")
-    for key in ("corpus", "weights", "tokenizer", "run"):
+    for key in ("corpus", "weights", "tokenizer", "task", "run"):
         if not isinstance(raw.get(key), dict):
             raise UserError(f"config: {key} must be a map of named entries, got {raw.get(key)!r}")
-    for key in ("corpus", "weights", "tokenizer"):
+    for key in ("corpus", "weights", "tokenizer", "task"):
         raw[key] = {name: resolve(key, raw[key], name) for name in raw[key]}
     groups = {name: expand(raw["run"], name) for name in raw["run"]}
     raw["run"] = {name: run for group in groups.values() for name, run in group.items()}
@@ -162,6 +162,10 @@ def check_names(config: Config) -> None:
     for name, run in config.run.items():
         for corpus in run.corpora:
             known(f"run.{name}.corpus", "corpus", corpus, config.corpus)
+        for corpus in run.evaluate.sets:
+            known(f"run.{name}.evaluate.sets", "corpus", corpus, config.corpus)
+        for task in run.tasks:
+            known(f"run.{name}.tasks", "task", task, config.task)
         known(f"run.{name}.tokenizer", "tokenizer", run.tokenizer, config.tokenizer)
         wanting = {"model.mask_documents": run.model.mask_documents, "train.order: packed": run.train.order == "packed"}
         for key in (key for key, wants in wanting.items() if wants):

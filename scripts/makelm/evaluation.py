@@ -3,19 +3,18 @@
 B batch, T window, N tokens, K documents
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import exp, log, sqrt
 from typing import Any
 
-import jax
 import numpy as np
 
-from makelm.loss import token_losses
 from makelm.mixture import combined
-from makelm.model import Parameters, Skeleton
 
-BATCH = 16  # rows of one forward pass; the last batch is filled up, so that shapes and sums never change
+BUCKETS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)  # ends of the buckets of positions, as shares of a window
+MEANS = ("last_token_loss", "train_loss")  # which a mixture has too, by tokens
+Losses = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]  # scoring.Scorer, which has .rows too
 
 
 @dataclass(frozen=True)
@@ -24,11 +23,12 @@ class Score:
 
     losses: np.ndarray  # losses_N, nats, float64, in the order of the shards
     documents: np.ndarray  # documents_N, the number of the document each belongs to
+    positions: np.ndarray  # sums_T of the losses at each position of whole windows
+    windows: int  # how many of these there are
 
 
 def score(
-    skeleton: Skeleton,
-    parameters: Parameters,
+    scorer: Losses,
     shards: Sequence[np.ndarray],
     begin_of_text: int | None,
     end_of_text: int | None,
@@ -41,12 +41,8 @@ def score(
     before it, as far as its shard has them. With an end-of-text token each shard's first token is scored
     after one; without, it has no context and is left out. One of the two tokens tells documents apart.
     """
-
-    @jax.jit
-    def losses_of(weights: Parameters, inputs_BT, targets_BT):
-        return token_losses(skeleton(weights)(inputs_BT), targets_BT)
-
     all_losses, all_documents, first = [], [], 0
+    positions_T, windows = np.zeros(window), 0
     for shard in shards:
         tokens = np.asarray(shard).astype(np.int32)
         if end_of_text is not None:
@@ -54,15 +50,44 @@ def score(
         if len(tokens) < 2:
             continue
         scored = np.zeros(len(tokens) - 1)
-        for inputs_BT, targets_BT, places in batches(tokens, window, stride):
-            losses_BT = np.asarray(losses_of(parameters, inputs_BT, targets_BT), np.float64)
+        for inputs_BT, targets_BT, places in batches(tokens, window, stride, scorer.rows):
+            losses_BT, _ = scorer(inputs_BT, targets_BT)
             for row, (start, skip, count) in enumerate(places):
                 scored[start + skip : start + count] = losses_BT[row, skip:count]
+                if count == window:
+                    positions_T += losses_BT[row]
+                    windows += 1
         documents = first + numbers(tokens[1:], begin_of_text, end_of_text)
         first = documents[-1] + 1
         all_losses.append(scored)
         all_documents.append(documents)
-    return Score(np.concatenate(all_losses), np.concatenate(all_documents))
+    return Score(np.concatenate(all_losses), np.concatenate(all_documents), positions_T, windows)
+
+
+def train_estimate(scorer: Losses, shards: Sequence[np.ndarray], window: int, wanted: int) -> dict[str, float | int]:
+    """Returns the mean loss of so many windows of training tokens, and its standard error by window.
+
+    They lie evenly over each shard's tokens, as many in each as its part of all tokens; fewer where there are fewer.
+    """
+    total = sum(max(len(shard) - 1, 0) // window for shard in shards)
+    rows, before = [], 0
+    for shard in shards:
+        have = max(len(shard) - 1, 0) // window
+        # of all windows one after the other every so many
+        places = [number * total // min(wanted, total) for number in range(min(wanted, total))]
+        for place in (place - before for place in places if before <= place < before + have):
+            rows.append(np.asarray(shard[place * window : (place + 1) * window + 1]).astype(np.int32))
+        before += have
+    means = []
+    for first in range(0, len(rows), scorer.rows):
+        windows_BT = np.zeros((scorer.rows, window + 1), np.int32)
+        here = rows[first : first + scorer.rows]
+        windows_BT[: len(here)] = here
+        means += scorer(windows_BT[:, :-1], windows_BT[:, 1:])[0].mean(axis=1)[: len(here)].tolist()
+    if not means:
+        return {}
+    spread = float(np.std(means, ddof=1)) / sqrt(len(means)) if len(means) > 1 else 0.0
+    return {"train_loss": float(np.mean(means)), "train_loss_sem": spread, "train_windows": len(means)}
 
 
 def numbers(tokens: np.ndarray, begin_of_text: int | None, end_of_text: int | None) -> np.ndarray:
@@ -74,15 +99,18 @@ def numbers(tokens: np.ndarray, begin_of_text: int | None, end_of_text: int | No
     return np.zeros(len(tokens), np.int64)
 
 
-def batches(tokens: np.ndarray, window: int, stride: int) -> Iterator[tuple[np.ndarray, np.ndarray, list]]:
-    """Yields inputs_BT, targets_BT and for each row (start, tokens to skip, tokens there are)."""
+def batches(tokens: np.ndarray, window: int, stride: int, rows: int) -> Iterator[tuple[np.ndarray, np.ndarray, list]]:
+    """Yields inputs_BT, targets_BT and for each row (start, tokens to skip, tokens there are).
+
+    The last batch is filled up, so that there is one shape.
+    """
     count = len(tokens) - 1
     starts = [0, *range(stride, max(count - (window - stride), stride), stride)] if count > window else [0]
-    for first in range(0, len(starts), BATCH):
-        inputs_BT = np.zeros((BATCH, window), np.int32)
-        targets_BT = np.zeros((BATCH, window), np.int32)
+    for first in range(0, len(starts), rows):
+        inputs_BT = np.zeros((rows, window), np.int32)
+        targets_BT = np.zeros((rows, window), np.int32)
         places = []
-        for row, start in enumerate(starts[first : first + BATCH]):
+        for row, start in enumerate(starts[first : first + rows]):
             length = min(window, count - start)
             inputs_BT[row, :length] = tokens[start : start + length]
             targets_BT[row, :length] = tokens[start + 1 : start + length + 1]
@@ -110,6 +138,18 @@ def summarize(scored: Score, all_tokens: int, size: int) -> dict[str, float | in
         "bits_per_byte": mean / log(2) * all_tokens / size,
         "tokens": tokens,
         "bytes": size,
+        "last_token_loss": float(scored.positions[-1]) / scored.windows if scored.windows else None,
+        "loss_by_position": by_position(scored),
+    }
+
+
+def by_position(scored: Score) -> dict[str, float]:
+    """Returns the mean loss of some positions of whole windows: '17-32' are those with 17 to 32 tokens to see."""
+    ends = sorted({max(1, int(share * len(scored.positions))) for share in BUCKETS})
+    starts = [0, *ends[:-1]] if scored.windows else []
+    return {
+        f"{start + 1}-{end}": float(scored.positions[start:end].sum()) / (end - start) / scored.windows
+        for start, end in zip(starts, ends, strict=False)
     }
 
 
@@ -142,5 +182,6 @@ def mixture(
         "tokens": sum(own["tokens"] for own in scores.values()),
         "bytes": sum(own["bytes"] for own in scores.values()),
         **{key: weighted({name: own[key] for name, own in scores.items()}, shares) for key in baselines},
+        **{key: weighted({name: own.get(key) for name, own in scores.items()}, weights) for key in MEANS},
         "sources": {name: dict(own) for name, own in scores.items()},
     }

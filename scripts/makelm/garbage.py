@@ -18,7 +18,8 @@ from makelm.identities import Identity
 from makelm.progress import size
 from makelm.stages import Artifact
 
-DEPTH = {"write_report": 0, "encode_shard": 2}  # of the folders that hold a stage's artifacts; of the others 1
+# of the folders that hold a stage's artifacts; of the others 1
+DEPTH = {"write_report": 0, "encode_shard": 2, "evaluate_task": 2}
 DELETING = ".deleting-"  # what is being deleted has this before its name: a kill meanwhile leaves nothing half there
 RECORD = re.compile(r"(?:\.deleting-)?(manifest|\d{5})\.json")
 DOWNLOAD = re.compile(rf"(?:\.deleting-)?{re.escape(fetching.FOLDER)}")

@@ -7,12 +7,12 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from makelm import ancestry, manifest, pages, samples_page
+from makelm import ancestry, manifest, pages, report_tasks, samples_page
 from makelm.ancestry import Gap, Node
 from makelm.errors import UserError
 
@@ -45,6 +45,8 @@ class Run:
     plan: dict
     summary: dict
     scores: dict
+    asked: dict[str, Node]  # task -> evaluate_task's
+    tasks: dict[str, dict]  # task -> its scores
     samples: list[dict]
     metrics: list[dict]
     timings: list[dict]
@@ -61,8 +63,13 @@ class Run:
             if node.stage == "train_tokenizer":
                 keys["tokenizer"] = node.entry
         several = sum(node.stage == "download_corpus" for node in self.ancestors) > 1
+        for name, node in self.asked.items():
+            keys |= flatten(node.manifest["content"]["config"]["task"], f"task.{name}.")
         for node in [*self.ancestors, *self.stages.values()]:
             config = node.manifest["content"]["config"]
+            if node.stage == "download_task":  # there are several
+                keys |= flatten(config["task"], f"task.{node.entry}.")
+                continue
             # of several corpora each has its own keys
             prefix = f"{node.entry}." if several and node.stage == "download_corpus" else ""
             keys |= flatten({key: value for key, value in config.items() if key != "locked"}, prefix)
@@ -77,35 +84,46 @@ class Run:
 # ---- reading
 
 
-def read_runs(results: Path, names: list[str], read: Callable[[str, Path], Any]) -> list[Run]:
-    """Returns the named runs. `read` is told of every manifest used, by name and path, and refuses a missing one."""
-    places = {name: {stage: f"{stage}/{name}/manifest.json" for stage in STAGES} for name in names}
+def read_runs(results: Path, names: Mapping[str, list[str]], read: Callable[[str, Path], Any]) -> list[Run]:
+    """Returns the named runs, each with its tasks.
+
+    `read` is told of every manifest used, by name and path, and refuses a missing one.
+    """
+    places = {}
+    for name, tasks in names.items():
+        places[name] = {stage: f"{stage}/{name}" for stage in STAGES}
+        places[name] |= {f"evaluate_task {task}": f"evaluate_task/{name}/{task}" for task in tasks}
     for run in places.values():
         for place in run.values():
-            read(place.removesuffix("/manifest.json"), results / place)
+            read(place, results / place / "manifest.json")
     found = ancestry.index(results)
     return [read_run(results, name, places[name], found) for name in names]
 
 
 def read_run(results: Path, name: str, places: dict[str, str], found: dict[str, Node]) -> Run:
     """Returns one run. Raises UserError where its parts do not belong together."""
-    stages = {}
-    for stage, place in places.items():
-        stages[stage] = Node(place, json.loads((results / place).read_bytes()))
-    trained = stages["train_model"].manifest["digest"]
-    for stage in READS_WEIGHTS:
-        if trained not in stages[stage].manifest["content"]["inputs"].values():
-            raise UserError(
-                f"{results / stage / name} is not about the weights in train_model/{name}; run {stage} again"
-            )
-    ancestors, gaps = ancestry.trace(list(stages.values()), found)
-    own = {node.manifest["digest"] for node in stages.values()}
+    every = {
+        part: Node(f"{place}/manifest.json", json.loads((results / place / "manifest.json").read_bytes()))
+        for part, place in places.items()
+    }
+    trained = every["train_model"].manifest["digest"]
+    for node in every.values():
+        read = node.manifest["content"]["inputs"].values()
+        if node.stage in (*READS_WEIGHTS, "evaluate_task") and trained not in read:
+            folder = results / node.stage / node.entry
+            raise UserError(f"{folder} is not about the weights in train_model/{name}; run {node.stage} again")
+    ancestors, gaps = ancestry.trace(list(every.values()), found)
+    own = {node.manifest["digest"] for node in every.values()}
+    stages = {stage: every[stage] for stage in STAGES}
+    asked = {part.partition(" ")[2]: node for part, node in every.items() if part not in stages}
     return Run(
         name=name,
         stages=stages,
         plan=json.loads(read_file(results, stages["plan_run"], "plan.json")),
         summary=json.loads(read_file(results, stages["train_model"], "summary.json")),
         scores=json.loads(read_file(results, stages["evaluate_model"], "scores.json")),
+        asked=asked,
+        tasks={task: json.loads(read_file(results, node, "scores.json")) for task, node in asked.items()},
         samples=read_lines(results, stages["sample_model"], "samples.jsonl"),
         metrics=read_lines(results, stages["train_model"], "metrics.jsonl"),
         timings=read_lines(results, stages["train_model"], "timings.jsonl"),
@@ -159,6 +177,9 @@ def rows(runs: list[Run]) -> list[dict[str, Any]]:
         scores = {key: value for key, value in run.scores.items() if isinstance(value, int | float)}
         ours = {"tokens": "validation_tokens", "bytes": "validation_bytes"}
         row |= {ours.get(key, key): value for key, value in scores.items()}
+        for task, metric in report_tasks.columns_of(run.tasks):
+            row[f"task/{task}/{metric}"] = run.tasks[task]["metrics"][metric]["value"]
+        row |= {f"bits_per_byte/{name}": own["bits_per_byte"] for name, own in run.scores.get("sets", {}).items()}
         row |= {f"epochs/{name}": count for name, count in run.summary["epochs"].items()}
         row |= {f"bits_per_byte/{name}": own["bits_per_byte"] for name, own in run.scores.get("sources", {}).items()}
         table.append(row | {"parse_rate": run.facts("sample_model")["parse_rate"]})
@@ -190,6 +211,7 @@ def page(runs: list[Run], written: str) -> str:
         written=written,
         bars=bars(runs),
         verdict=verdict(runs),
+        tasks=report_tasks.table([(run.name, run.tasks) for run in runs]),
         columns=columns(names),
         table=rows(runs),
         best=best(rows(runs)),
@@ -282,7 +304,8 @@ def figures(run: Run) -> list[dict]:
     """Returns the run's numbers to look at first, each with what follows it small and what a hover adds."""
     scores, made = run.scores, run.stages["train_model"].manifest["made"]
     flops = run.plan["flops_per_token"] * run.summary["tokens"]
-    sources = scores.get("sources", {}).items()  # of a mixture
+    # of a mixture, and other corpora
+    sources = [*scores.get("sources", {}).items(), *scores.get("sets", {}).items()]
     common, of_documents = contamination(run)
     found = [
         ("bits per byte", f"{scores['bits_per_byte']:.3f}", "", f"{scores['bytes']:,} bytes of validation documents"),
@@ -294,6 +317,7 @@ def figures(run: Run) -> list[dict]:
             "nats per token",
         ),
         ("perplexity", f"{scores['perplexity']:.2f}", "", f"{scores['tokens']:,} validation tokens"),
+        *more_losses(scores),
         ("validation seen in train", common, "", of_documents),
         ("samples that parse", samples_page.rate(run.samples), "", "as Python; of a cut text, what is complete"),
         ("parameters", pages.count(run.plan["parameters"]), "", f"{run.plan['parameters']:,}"),
@@ -302,6 +326,19 @@ def figures(run: Run) -> list[dict]:
         ("training took", pages.duration(made["seconds"]), "", f"{flops:.3g} floating-point operations"),
     ]
     return [dict(zip(("name", "value", "small", "hover"), one, strict=True)) for one in found if one[1]]
+
+
+def more_losses(scores: dict) -> list[tuple[str, str, str, str]]:
+    """Returns the figures of losses beside the validation loss, where there are any."""
+    found = []
+    if scores.get("last_token_loss") is not None:
+        places = [f"token {place}: {loss:.3f}" for place, loss in scores.get("loss_by_position", {}).items()]
+        found.append(("last token's loss", f"{scores['last_token_loss']:.3f}", "", "; ".join(places)))
+    if scores.get("train_loss") is not None:
+        sem = scores.get("train_loss_sem")
+        of = f"{scores['train_windows']:,} windows of training tokens" if "train_windows" in scores else ""
+        found.append(("training loss, after", f"{scores['train_loss']:.3f}", f"± {sem:.3f}" if sem else "", of))
+    return found
 
 
 def epochs(run: Run) -> tuple[str, str, str]:
@@ -347,7 +384,7 @@ def plan(run: Run) -> list[tuple[str, str]]:
 def steps(run: Run) -> list[dict]:
     """Returns the run's stages from the corpus on; the shards of one corpus are one step."""
     groups: dict[tuple[str, str], list[Node]] = {}
-    for node in [*run.ancestors, *run.stages.values()]:
+    for node in [*run.ancestors, *run.stages.values(), *run.asked.values()]:
         groups.setdefault((node.stage, node.entry), []).append(node)
     names = {node.manifest["digest"]: node for group in groups.values() for node in group}
     return [step(stage, entry, nodes, names) for (stage, entry), nodes in groups.items()]
@@ -355,7 +392,7 @@ def steps(run: Run) -> list[dict]:
 
 def places(run: Run) -> list[str]:
     """Returns where the run's stages worked, each place once."""
-    made = [node.manifest["made"] for node in [*run.ancestors, *run.stages.values()]]
+    made = [node.manifest["made"] for node in [*run.ancestors, *run.stages.values(), *run.asked.values()]]
     return list(dict.fromkeys(f"{one['host']} ({one['system']}, Python {one['python']})" for one in made))
 
 

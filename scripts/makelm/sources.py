@@ -49,12 +49,15 @@ def paths(words: Iterable[str], corpora: Iterable[str], option: str) -> dict[str
 
 
 def open_sources(
-    words: Iterable[str], weights: Mapping[str, float], read_input: Callable[[str, Path], dict]
+    words: Iterable[str],
+    weights: Mapping[str, float],
+    read_input: Callable[[str, Path], dict],
+    option: str = "--shards",
 ) -> Sources:
     """Returns the sources whose folders are given. Raises UserError where they are of different tokenizers."""
     folders = {
         name: shards.open_folder(path, lambda shard, at, name=name: read_input(f"shards/{name}/{shard}", at))
-        for name, path in paths(words, weights, "--shards").items()
+        for name, path in paths(words, weights, option).items()
     }
     found = Sources(folders, weights)
     for name, folder in folders.items():

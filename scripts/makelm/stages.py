@@ -14,6 +14,7 @@ from pydantic import model_validator
 
 from makelm import closure, config, manifest
 from makelm.config import (
+    Asking,
     Compute,
     Config,
     Corpus,
@@ -28,6 +29,7 @@ from makelm.config import (
     Sample,
     Section,
     Start,
+    TaskSource,
     Tokenizer,
     Tracking,
     Train,
@@ -109,12 +111,22 @@ class TrainModel(Training, Mixed):
     tracking: Tracking
 
 
+class DownloadTask(Part):
+    task: TaskSource
+
+
 class SampleModel(Part, Mixed):
     sample: Sample
 
 
 class EvaluateModel(Part, Mixed):
+    mesh: Mesh
     evaluate: Evaluate
+
+
+class EvaluateTask(Part, Mixed):
+    mesh: Mesh
+    task: Asking
 
 
 class ExportModel(Part):
@@ -123,17 +135,20 @@ class ExportModel(Part):
 
 class WriteReport(Part):
     runs: list[Name]
+    tasks: dict[Name, list[Name]]  # run -> its tasks
 
 
 PARTS: dict[str, type[Part]] = {
     "download_corpus": DownloadCorpus,
     "download_weights": DownloadWeights,
+    "download_task": DownloadTask,
     "train_tokenizer": TrainTokenizer,
     "encode_shard": EncodeShard,
     "plan_run": PlanRun,
     "train_model": TrainModel,
     "sample_model": SampleModel,
     "evaluate_model": EvaluateModel,
+    "evaluate_task": EvaluateTask,
     "export_model": ExportModel,
     "write_report": WriteReport,
 }
@@ -142,7 +157,8 @@ PARTS: dict[str, type[Part]] = {
 RUN_STAGES = {
     "train_model": ("corpus", "model", "hardware", "mesh", "compute", "start", "train", "tracking"),
     "sample_model": ("corpus", "sample"),
-    "evaluate_model": ("corpus", "evaluate"),
+    "evaluate_model": ("corpus", "mesh", "evaluate"),
+    "evaluate_task": ("corpus", "mesh"),
     "export_model": ("export",),
 }
 
@@ -153,8 +169,11 @@ def locked(lock: str) -> dict[str, str]:
     return closure.locked_versions(lock)
 
 
-def keys(stage: str, settings: Config, name: str, lock: str) -> tuple[dict, dict]:
-    """Returns (result keys, execution keys) of a stage for the entry `name`; `lock` is the lock file's text."""
+def keys(stage: str, settings: Config, name: str, lock: str, task: str | None = None) -> tuple[dict, dict]:
+    """Returns (result keys, execution keys) of a stage for the entry `name`; `lock` is the lock file's text.
+
+    A run is asked a `task`.
+    """
     result, execution = {}, {}
     if stage == "download_corpus":
         corpus = settings.corpus[name]
@@ -164,6 +183,8 @@ def keys(stage: str, settings: Config, name: str, lock: str) -> tuple[dict, dict
             result["python"] = platform.python_version()
     elif stage == "download_weights":
         result["weights"] = config.split_keys(settings.weights[name])[0]
+    elif stage == "download_task":
+        result["task"] = settings.task[name].model_dump(include=set(TaskSource.model_fields))
     elif stage == "train_tokenizer":
         result["tokenizer"], execution["tokenizer"] = config.split_keys(settings.tokenizer[name])
     elif stage == "encode_shard":
@@ -174,10 +195,13 @@ def keys(stage: str, settings: Config, name: str, lock: str) -> tuple[dict, dict
         execution = {"train": settings.run[name].train.model_dump()}
     elif stage == "write_report":
         result["runs"] = list(settings.runs)
+        result["tasks"] = {run: list(settings.run[run].tasks) for run in settings.runs}
     elif stage in RUN_STAGES:
         of_result, of_execution = config.split_keys(settings.run[name])
         result = {section: of_result[section] for section in RUN_STAGES[stage] if section in of_result}
         execution = {section: of_execution[section] for section in RUN_STAGES[stage] if section in of_execution}
+        if task is not None:
+            result["task"] = settings.task[task].model_dump(include=set(Asking.model_fields))
     result["locked"] = packages(stage, lock)
     if stage == "download_corpus" and not repairs(corpus):
         del result["locked"]["ftfy"]
@@ -212,17 +236,20 @@ def artifacts(settings: Config, lock: str) -> list[Artifact]:
     runs = trained_runs(settings)
     found = []
 
-    def add(stage: str, entry: str, manifest: str, *inputs: str) -> None:
-        found.append(Artifact(stage, manifest, keys(stage, settings, entry, lock)[0], inputs))
+    def add(stage: str, entry: str, manifest: str, *inputs: str, task: str | None = None) -> None:
+        found.append(Artifact(stage, manifest, keys(stage, settings, entry, lock, task)[0], inputs))
 
     for corpus in used_corpora(settings):
         add("download_corpus", corpus, corpus_manifest(corpus))
     for weights in used_weights(settings):
         add("download_weights", weights, f"{weights_folder(weights)}/manifest.json")
+    for task in used_tasks(settings):
+        add("download_task", task, task_manifest(task))
     for tokenizer in dict.fromkeys(run.tokenizer for run in runs.values()):
         learned_from = map(corpus_manifest, learning_corpora(settings, tokenizer))
         add("train_tokenizer", tokenizer, tokenizer_manifest(tokenizer), *learned_from)
     encoded = [(corpus, run.tokenizer) for run in runs.values() for corpus in run.corpora]
+    encoded += [(corpus, run.tokenizer) for run in map(settings.run.get, settings.runs) for corpus in other_sets(run)]
     for corpus, tokenizer in dict.fromkeys(encoded):
         for shard in shard_manifests(settings, corpus, tokenizer):
             add("encode_shard", tokenizer, shard, corpus_manifest(corpus), tokenizer_manifest(tokenizer))
@@ -234,19 +261,36 @@ def artifacts(settings: Config, lock: str) -> list[Artifact]:
     for name in settings.runs:
         run, trained = runs[name], model_manifest(name)
         tokenizer = tokenizer_manifest(run.tokenizer)
-        scored = (trained, *run_shards(settings, run), *map(corpus_manifest, run.corpora))
+        read = [*run.corpora, *other_sets(run)]
+        shards = [place for corpus in read for place in shard_manifests(settings, corpus, run.tokenizer)]
+        scored = (trained, *shards, *map(corpus_manifest, read))
         asked = run_shards(settings, run) if asks_documents(run) else ()
         add("sample_model", name, f"sample_model/{name}/manifest.json", trained, tokenizer, *asked)
         add("evaluate_model", name, f"evaluate_model/{name}/manifest.json", *scored)
+        for task in run.tasks:
+            asked = (trained, tokenizer, task_manifest(task), *map(corpus_manifest, run.corpora))
+            add("evaluate_task", name, f"evaluate_task/{name}/{task}/manifest.json", *asked, task=task)
         add("export_model", name, f"export_model/{name}/manifest.json", trained, tokenizer)
-    reported = [f"{stage}/{name}/manifest.json" for stage in ("plan_run", *RUN_STAGES) for name in settings.runs]
+    reported = [place for name in settings.runs for place in reported_manifests(settings, name)]
     add("write_report", "", "write_report/manifest.json", *reported)
     return found
+
+
+def reported_manifests(settings: Config, run: str) -> list[str]:
+    """Returns where the manifests of all stages of a run stand below results/."""
+    stages = [stage for stage in ("plan_run", *RUN_STAGES) if stage != "evaluate_task"]
+    tasks = [f"evaluate_task/{run}/{task}" for task in settings.run[run].tasks]
+    return [f"{folder}/manifest.json" for folder in (*(f"{stage}/{run}" for stage in stages), *tasks)]
 
 
 def corpus_manifest(corpus: str) -> str:
     """Returns where a corpus's manifest stands below results/."""
     return f"download_corpus/{corpus}/manifest.json"
+
+
+def task_manifest(task: str) -> str:
+    """Returns where a task's manifest stands below results/."""
+    return f"download_task/{task}/manifest.json"
 
 
 def tokenizer_manifest(tokenizer: str) -> str:
@@ -308,10 +352,21 @@ def trained_runs(settings: Config) -> dict[str, Run]:
 
 
 def used_corpora(settings: Config) -> list[str]:
-    """Returns the corpora that the runs to be trained, or their tokenizers, read."""
+    """Returns the corpora that the runs to be trained, their tokenizers or the runs' evaluations read."""
     runs = trained_runs(settings).values()
     learned_from = [corpus for run in runs for corpus in learning_corpora(settings, run.tokenizer)]
-    return list(dict.fromkeys([*(corpus for run in runs for corpus in run.corpora), *learned_from]))
+    scored = [corpus for name in settings.runs for corpus in other_sets(settings.run[name])]
+    return list(dict.fromkeys([*(corpus for run in runs for corpus in run.corpora), *learned_from, *scored]))
+
+
+def other_sets(run: Run) -> list[str]:
+    """Returns the corpora beside its own whose validation documents a run is scored on."""
+    return [corpus for corpus in dict.fromkeys(run.evaluate.sets) if corpus not in run.corpora]
+
+
+def used_tasks(settings: Config) -> list[str]:
+    """Returns the tasks that the runs to be built are asked."""
+    return list(dict.fromkeys(task for name in settings.runs for task in settings.run[name].tasks))
 
 
 def named_tokenizers(settings: Config) -> list[str]:

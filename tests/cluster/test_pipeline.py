@@ -20,7 +20,8 @@ from makelm import stages
 if "MAKELM_CLUSTER" not in os.environ:
     pytest.skip("starts a Slurm of its own: make test-cluster", allow_module_level=True)
 
-NO_JOBS = ("write_report", "download_weights")  # the first runs where Snakemake does; the preset has no weights
+# the first runs where Snakemake does; the preset has no weights and is asked no tasks
+NO_JOBS = ("write_report", "download_weights", "download_task", "evaluate_task")
 ONE = "run.tiny.hardware.devices=1 run.tiny.cores=2"
 TWO = "run.tiny.hardware.devices=2 run.tiny.mesh.fsdp=2 run.tiny.cores=1"
 # how the two devices of a training lie on nodes -> where its processes are

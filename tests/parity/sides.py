@@ -46,9 +46,14 @@ def write_json(path: Path, content: dict) -> None:
 
 def run_transformers(root: Path) -> None:
     """Lets transformers compute all the cases in a folder."""
+    run_there("torch_side.py", root)
+
+
+def run_there(program: str, root: Path) -> None:
+    """Runs a program of this folder with the Python that has torch."""
     # what is set for JAX's Python is not for torch's
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    command = [os.environ["MAKELM_PARITY_PYTHON"], Path(__file__).with_name("torch_side.py"), root]
+    command = [os.environ["MAKELM_PARITY_PYTHON"], Path(__file__).with_name(program), root]
     done = subprocess.run(command, env=environment | {"HF_HUB_OFFLINE": "1"}, text=True, capture_output=True)
     assert done.returncode == 0, done.stderr
 

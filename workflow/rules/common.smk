@@ -23,6 +23,7 @@ import makelm.errors as makelm_errors
 import makelm.files as makelm_files
 import makelm.pretrained as makelm_pretrained
 import makelm.stages as makelm_stages
+import makelm.task_files as makelm_task_files
 
 RAW = dict(config)
 LOCK_FILE = os.path.relpath(os.path.join(workflow.basedir, "uv.lock"))
@@ -35,6 +36,7 @@ try:
     WEIGHTS = makelm_pretrained.source_files(SETTINGS)
     TOKENIZERS = makelm_stages.tokenizer_files(SETTINGS)
     PROMPTS = makelm_stages.prompt_files(SETTINGS)
+    TASKS = makelm_task_files.source_files(SETTINGS)
     makelm_cluster.check(SETTINGS)
     if workflow.is_main_process:
         makelm_cluster.check_start(SETTINGS, submits=workflow.resource_settings.nodes is not None)
@@ -51,6 +53,7 @@ wildcard_constraints:
     tokenizer="|".join(map(re.escape, SETTINGS.tokenizer)),
     run="|".join(map(re.escape, SETTINGS.run)),
     shard=r"\d{5}",
+    task="|".join(map(re.escape, SETTINGS.task)) or "(?!)",
     # no entry, no name: an empty pattern would stand for any name
     weights="|".join(map(re.escape, SETTINGS.weights)) or "(?!)",
 
@@ -73,9 +76,9 @@ def code_digest(stage):
 
 # cached: thousands of shards have the same
 @functools.cache
-def keys(stage, name):
+def keys(stage, name, task=None):
     """Returns a stage's result keys for a corpus, tokenizer or run, as the one text that Snakemake compares."""
-    return makelm_stages.canonical(makelm_stages.keys(stage, SETTINGS, name, LOCK)[0])
+    return makelm_stages.canonical(makelm_stages.keys(stage, SETTINGS, name, LOCK, task)[0])
 
 
 @functools.cache
@@ -126,6 +129,30 @@ def shard_folders(run):
 def corpus_folders(run):
     """Returns where a run's documents stand, by corpus."""
     return {corpus: f"results/download_corpus/{corpus}" for corpus in SETTINGS.run[run].corpora}
+
+
+def set_folders(run, stage):
+    """Returns where the other corpora that a run is scored on stand, by corpus: their shards or their documents."""
+    below = f"/{SETTINGS.run[run].tokenizer}" if stage == "encode_shard" else ""
+    return {corpus: f"results/{stage}/{corpus}{below}" for corpus in makelm_stages.other_sets(SETTINGS.run[run])}
+
+
+def set_files(run):
+    """Returns the files of the other corpora that a run is scored on."""
+    corpora = [f"{folder}/manifest.json" for folder in set_folders(run, "download_corpus").values()]
+    return corpora + [
+        f"{folder}/{pattern.format(name)}"
+        for corpus, folder in set_folders(run, "encode_shard").items()
+        for pattern in ("valid-{}.bin", "{}.json")
+        for name in makelm_stages.shard_names(SETTINGS, corpus)
+    ]
+
+
+def set_words(run):
+    """Returns what tells evaluate_model of the other corpora that a run is scored on."""
+    of = {"--set-shards": set_folders(run, "encode_shard"), "--set-corpus": set_folders(run, "download_corpus")}
+    given = {option: [f"{name}={folder}" for name, folder in folders.items()] for option, folders in of.items()}
+    return [word for option, each in given.items() if each for word in (option, *each)]
 
 
 def words(folders):

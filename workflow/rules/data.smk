@@ -1,8 +1,9 @@
-"""Data: from text to token shards; and the weights of other people.
+"""Data: from text to token shards; the weights of other people, and their tasks.
 
-REQUIRED INPUTS: what `corpus:` and `weights:` name (files of this machine, or the network)
+REQUIRED INPUTS: what `corpus:`, `weights:` and `task:` name (files of this machine, or the network)
 OUTPUTS: results/download_corpus/<corpus>/manifest.json and the document or token shards it lists
          results/download_weights/<weights>/manifest.json and the model's files it lists
+         results/download_task/<task>/manifest.json and the questions it lists
          results/train_tokenizer/<tokenizer>/metadata.json and the vocabulary it names
          results/encode_shard/<corpus>/<tokenizer>/{train,valid}-<shard>.bin
 """
@@ -56,6 +57,34 @@ rule download_weights:
         **asked("download_weights"),
     params:
         config=lambda wildcards: keys("download_weights", wildcards.weights),
+        out=subpath(output.manifest, parent=True),
+    shell:
+        "{resources.launch} python {input.script:q}"
+        " --config {params.config:q}"
+        " --out {params.out:q}"
+        " --cores {threads}"
+        " --log {log:q}"
+        " --stop-with-parent"
+        " {resources.further}"
+
+
+rule download_task:
+    """Brings a task's questions here."""
+    input:
+        script=program("download_task"),
+        code=code("download_task"),
+        sources=lambda wildcards: TASKS.get(wildcards.task, []),
+    output:
+        # which files a task has is its own affair
+        manifest="results/download_task/{task}/manifest.json",
+    log:
+        "logs/download_task/{task}.log",
+    conda:
+        "../../envs/cpu.yaml"
+    resources:
+        **asked("download_task"),
+    params:
+        config=lambda wildcards: keys("download_task", wildcards.task),
         out=subpath(output.manifest, parent=True),
     shell:
         "{resources.launch} python {input.script:q}"

@@ -6,6 +6,7 @@ OUTPUTS: results/plan_run/<run>/plan.json
          results/train_model/<run>/{weights/model.safetensors,metrics.jsonl,summary.json}
          results/sample_model/<run>/samples.{jsonl,html}
          results/evaluate_model/<run>/scores.json
+         results/evaluate_task/<run>/<task>/scores.json
          results/export_model/<run>/model.safetensors and what Hugging Face wants beside it
 """
 
@@ -136,14 +137,15 @@ rule sample_model:
 
 
 rule evaluate_model:
-    """Scores the model on the validation documents."""
+    """Scores the model on the validation documents, and on some of the training tokens."""
     input:
         script=program("evaluate_model"),
         code=code("evaluate_model"),
         weights="results/train_model/{run}/weights/model.safetensors",
         model="results/train_model/{run}/manifest.json",
-        shards=lambda wildcards: shards(wildcards.run, "valid-{}.bin", "{}.json"),
+        shards=lambda wildcards: shards(wildcards.run, "train-{}.bin", "valid-{}.bin", "{}.json"),
         corpus=lambda wildcards: [f"{folder}/manifest.json" for folder in corpus_folders(wildcards.run).values()],
+        sets=lambda wildcards: set_files(wildcards.run),
     output:
         scores=report(
             "results/evaluate_model/{run}/scores.json",
@@ -159,18 +161,72 @@ rule evaluate_model:
     threads: lambda wildcards: SETTINGS.run[wildcards.run].cores
     resources:
         **asked("evaluate_model"),
+        execution=lambda wildcards: execution("evaluate_model", wildcards.run),
         accelerator=1,
     params:
         config=lambda wildcards: keys("evaluate_model", wildcards.run),
         model=subpath(input.model, parent=True),
         shards=lambda wildcards: words(shard_folders(wildcards.run)),
         corpus=lambda wildcards: words(corpus_folders(wildcards.run)),
+        sets=lambda wildcards: set_words(wildcards.run),
         out=subpath(output.manifest, parent=True),
     shell:
         "{resources.launch} python {input.script:q}"
         " --config {params.config:q}"
+        " --execution {resources.execution:q}"
         " --model {params.model:q}"
         " --shards {params.shards:q}"
+        " --corpus {params.corpus:q}"
+        " {params.sets:q}"
+        " --out {params.out:q}"
+        " --cores {threads}"
+        " --log {log:q}"
+        " --stop-with-parent"
+        " {resources.further}"
+
+
+rule evaluate_task:
+    """Asks the model the questions of a task."""
+    input:
+        script=program("evaluate_task"),
+        code=code("evaluate_task"),
+        weights="results/train_model/{run}/weights/model.safetensors",
+        model="results/train_model/{run}/manifest.json",
+        tokenizer=lambda wildcards: f"{tokenizer_folder(wildcards.run)}/manifest.json",
+        task="results/download_task/{task}/manifest.json",
+        corpus=lambda wildcards: [f"{folder}/manifest.json" for folder in corpus_folders(wildcards.run).values()],
+    output:
+        # beside it answers.jsonl, where the task's logprobs are wanted
+        scores=report(
+            "results/evaluate_task/{run}/{task}/scores.json",
+            caption="../report/task.rst",
+            category="Scores",
+            labels={"run": "{run}", "task": "{task}"},
+        ),
+        manifest="results/evaluate_task/{run}/{task}/manifest.json",
+    log:
+        "logs/evaluate_task/{run}/{task}.log",
+    conda:
+        environment
+    threads: lambda wildcards: SETTINGS.run[wildcards.run].cores
+    resources:
+        **asked("evaluate_task"),
+        execution=lambda wildcards: execution("evaluate_task", wildcards.run),
+        accelerator=1,
+    params:
+        config=lambda wildcards: keys("evaluate_task", wildcards.run, wildcards.task),
+        model=subpath(input.model, parent=True),
+        tokenizer=subpath(input.tokenizer, parent=True),
+        task=subpath(input.task, parent=True),
+        corpus=lambda wildcards: words(corpus_folders(wildcards.run)),
+        out=subpath(output.manifest, parent=True),
+    shell:
+        "{resources.launch} python {input.script:q}"
+        " --config {params.config:q}"
+        " --execution {resources.execution:q}"
+        " --model {params.model:q}"
+        " --tokenizer {params.tokenizer:q}"
+        " --task {params.task:q}"
         " --corpus {params.corpus:q}"
         " --out {params.out:q}"
         " --cores {threads}"

@@ -1,6 +1,7 @@
 """What people look at: the report, whether everything is as it should be, and what nobody needs any more.
 
-REQUIRED INPUTS: results/{plan_run,train_model,sample_model,evaluate_model,export_model}/<run>/ of all runs
+REQUIRED INPUTS: results/{plan_run,train_model,sample_model,evaluate_model,export_model}/<run>/ of all runs, and of
+                 their tasks results/evaluate_task/<run>/<task>/
 OUTPUTS: results/write_report/{report.html,runs.csv}
 """
 
@@ -10,11 +11,7 @@ rule write_report:
     input:
         script=program("write_report"),
         code=code("write_report"),
-        runs=expand(
-            "results/{stage}/{run}/manifest.json",
-            stage=["plan_run", "train_model", "sample_model", "evaluate_model", "export_model"],
-            run=SETTINGS.runs,
-        ),
+        runs=[f"results/{place}" for run in SETTINGS.runs for place in makelm_stages.reported_manifests(SETTINGS, run)],
     output:
         page=report(
             "results/write_report/report.html",
@@ -91,8 +88,9 @@ rule gc:
 
 
 rule download:
-    """Fetches all that needs the network (texts, weights, named vocabularies), so that the rest runs without."""
+    """Fetches all that needs the network (texts, weights, tasks, vocabularies), so that the rest runs without."""
     input:
         [f"results/download_corpus/{corpus}/manifest.json" for corpus in makelm_stages.used_corpora(SETTINGS)],
         [f"results/download_weights/{weights}/manifest.json" for weights in makelm_stages.used_weights(SETTINGS)],
+        [f"results/download_task/{task}/manifest.json" for task in makelm_stages.used_tasks(SETTINGS)],
         [f"results/train_tokenizer/{tokenizer}/manifest.json" for tokenizer in makelm_stages.named_tokenizers(SETTINGS)],
