@@ -39,7 +39,7 @@ class Scorer:
         groups = sharding.parts(mesh, "data", "fsdp")
         self.rows = -(-rows // groups) * groups
         self.context = trained.model.context_length
-        self.trained, vocab_size = trained, trained.vocab_size
+        self.trained, self.mesh, vocab_size = trained, mesh, trained.vocab_size
         self.parameters = {
             name: jax.device_put(value, sharding.parameter_sharding(mesh, name, value.shape))
             for name, value in trained.parameters.items()

@@ -10,7 +10,7 @@ B batch, T position
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from lm_eval.api.model import LM
 from makelm import generate
 from makelm.errors import UserError
 from makelm.model import Skeleton
+from makelm.sampling import Options
 from makelm.scoring import Scorer
 from makelm.tokenizer import Tokenizer
 
@@ -34,15 +35,6 @@ class Piece:
 
     tokens: list[int]
     count: int
-
-
-@dataclass(frozen=True)
-class Writing:
-    """How a task wants text to be written."""
-
-    until: tuple[str, ...]
-    new_tokens: int
-    options: generate.Options
 
 
 class TaskModel(LM):
@@ -70,15 +62,17 @@ class TaskModel(LM):
 
     def generate_until(self, requests: Sequence[Instance]) -> list[str]:
         """Returns what the model writes after each context, up to the first of the strings to stop at."""
-        wanted = [writing(request.args[1]) for request in requests]
+        wanted = [writing(request.args[1], number) for number, request in enumerate(requests)]
         prompts = [self.prompt(request.args[0], one) for request, one in zip(requests, wanted, strict=True)]
-        lengths = [self.bucket(len(ids), one.new_tokens) for ids, one in zip(prompts, wanted, strict=True)]
-        texts = [""] * len(requests)
-        for rows in self.batches([(length, str(one)) for length, one in zip(lengths, wanted, strict=True)]):
-            written = self.write([prompts[row] for row in rows], rows, lengths[rows[0]], wanted[rows[0]])
-            for row, ids in zip(rows, written, strict=True):
-                texts[row] = cut(self.encoding.decode(ids), wanted[row].until)
-        return texts
+        return [written.text for written in generate.generate(self.engine, prompts, wanted)]
+
+    @cached_property
+    def engine(self) -> generate.Engine:
+        """What writes, in as many slots as rows are scored at a time."""
+        trained, scorer = self.scorer.trained, self.scorer
+        skeleton = Skeleton(trained.model, trained.vocab_size, trained.end_of_text, scorer.mesh)
+        end = self.encoding.end_of_text
+        return generate.Engine(skeleton, scorer.parameters, self.encoding.tokens, end, scorer.rows)
 
     # ---- from texts to tokens
 
@@ -96,13 +90,13 @@ class TaskModel(LM):
         fits = whole[: len(before)] == before
         return [*self.begin, *before], whole[len(before) :] if fits else self.encode(continuation)
 
-    def prompt(self, context: str, wanted: Writing) -> list[int]:
+    def prompt(self, context: str, wanted: Options) -> list[int]:
         """Returns the ids of a context, its end where not all of it and what is to be written fit."""
-        room = self.scorer.context - wanted.new_tokens
+        room = self.scorer.context - wanted.max_new_tokens
         if room < 1:
             raise UserError(
-                f"a task wants up to {wanted.new_tokens} tokens written, the model's context has {self.scorer.context};"
-                " set generation_kwargs.max_gen_toks in the task's YAML to less"
+                f"a task wants up to {wanted.max_new_tokens} tokens written, the model's context has"
+                f" {self.scorer.context}; set generation_kwargs.max_gen_toks in the task's YAML to less"
             )
         ids = [*self.begin, *self.encode(context)] if context else [self.encoding.first]
         if ids == [None]:
@@ -111,10 +105,9 @@ class TaskModel(LM):
 
     # ---- rows of fixed shapes
 
-    def bucket(self, length: int, reserved: int = 0) -> int:
-        """Returns how many tokens a row has that has room for so many; `reserved` ones are kept free for others."""
-        power = 1 << max(length - 1, SHORTEST - 1).bit_length()
-        return min(power, self.scorer.context - reserved)
+    def bucket(self, length: int) -> int:
+        """Returns how many tokens a row has that has room for so many."""
+        return min(generate.power(length, SHORTEST), self.scorer.context)
 
     def batches(self, kinds: Sequence[Hashable]) -> Iterator[list[int]]:
         """Yields the numbers of rows of one kind, as many as go into a forward pass, the longest first."""
@@ -145,23 +138,6 @@ class TaskModel(LM):
                 greedy[number] &= bool(greedy_BT[place, scored].all())
         return list(zip(logprobs, greedy, strict=True))
 
-    def write(self, prompts: list[list[int]], seeds: list[int], length: int, wanted: Writing) -> list[list[int]]:
-        """Returns the ids that follow each prompt (of up to `length`), before the one that ends a text."""
-        missing = self.scorer.rows - len(prompts)
-        trained = self.scorer.trained
-        # one row of the full length at least, so that the shape is that of the bucket
-        filled = [*prompts, *[[0] * length] * max(missing, 1)]
-        written = generate.generate(
-            Skeleton(trained.model, trained.vocab_size, trained.end_of_text),
-            self.scorer.parameters,
-            filled,
-            [*seeds, *[0] * (len(filled) - len(seeds))],
-            wanted.new_tokens,
-            wanted.options,
-        )
-        end = self.encoding.end_of_text
-        return [ids[: ids.index(end)] if end in ids else ids for ids in written[: len(prompts)]]
-
 
 def pieces(before: list[int], ids: list[int], context: int) -> Iterator[Piece]:
     """Yields ids in pieces of at most a context, each after as much of what stands before it as the context has."""
@@ -172,16 +148,17 @@ def pieces(before: list[int], ids: list[int], context: int) -> Iterator[Piece]:
         yield Piece(tokens[max(0, end - context - 1) : end], count)
 
 
-def writing(asked: Mapping[str, Any]) -> Writing:
+def writing(asked: Mapping[str, Any], seed: int) -> Options:
     """Returns how a task wants text to be written, from its generation_kwargs and lm-eval's names for the same."""
     until, temperature = asked.get("until") or (), float(asked.get("temperature") or 0)
     if not asked.get("do_sample", temperature > 0):
         temperature = 0.0
-    options = generate.Options(temperature, asked.get("top_k") or None, asked.get("top_p"))
     new_tokens = next((asked[name] for name in LENGTHS if asked.get(name)), NEW_TOKENS)
-    return Writing((until,) if isinstance(until, str) else tuple(until), int(new_tokens), options)
-
-
-def cut(text: str, until: Sequence[str]) -> str:
-    """Returns a text up to where the first of the strings begins."""
-    return text[: min((text.find(stop) for stop in until if stop and stop in text), default=len(text))]
+    return Options(
+        max_new_tokens=int(new_tokens),
+        temperature=temperature,
+        top_k=asked.get("top_k") or None,
+        top_p=asked.get("top_p"),
+        seed=seed,
+        stop=(until,) if isinstance(until, str) else tuple(filter(None, until)),
+    )
