@@ -18,10 +18,8 @@ def keep(cores: int) -> None:
     instructions another one may lack, nor the number of threads that XLA divides the work for, on which last digits
     depend.
     """
-    root = os.environ.get(FOLDER)
-    if root and "jax" in sys.modules:  # a stage that does not compute does not wait for JAX
-        import jax
-
+    root, jax = os.environ.get(FOLDER), sys.modules.get("jax")  # a stage that does not compute has not imported it
+    if root and jax:
         jax.config.update("jax_compilation_cache_dir", str(Path(root) / f"{processor()}-{cores}"))
         jax.config.update("jax_compilation_cache_max_size", MAX_BYTES)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
