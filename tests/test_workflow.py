@@ -26,7 +26,8 @@ KEYS = {
     "run.tiny.cores=1": NOTHING,
     "run.tiny.sample.temperature=0.5": {"sample_model", "write_report"},
     "run.tiny.sample.prompts=[for]": {"sample_model", "write_report"},
-    "run.tiny.sample.prompts='[{validation: 1, tokens: 8}]'": {"sample_model", "write_report"},
+    # the space keeps Snakemake from stripping the quote
+    "run.tiny.sample.prompts='[{validation: 1, tokens: 8}]' ": {"sample_model", "write_report"},
     "run.tiny.evaluate.stride=16": {"evaluate_model", "write_report"},
     "run.tiny.tasks=[piqa]": {"download_task", "evaluate_task", "write_report"},
     "run.tiny.export.dtype=bfloat16": {"export_model", "write_report"},

@@ -691,8 +691,11 @@ def prompt(value: Any) -> str | dict[str, Any]:
             return counts
     raise PydanticCustomError(
         "prompt",
-        "a prompt should be a text, {form}, got {value}",
-        {"form": "{file: a path} or {validation: documents, tokens: of each}", "value": repr(value)},
+        "a prompt should be a text, {form}{got}",
+        {
+            "form": "{file: a path} or {validation: documents, tokens: of each}",
+            "got": f", got {value}" if isinstance(value, dict) else "",
+        },
     )
 
 

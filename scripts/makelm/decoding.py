@@ -85,7 +85,7 @@ def read(model: Transformer, tokens_RP: Array) -> Cache:
         q_RPNH, k_RPKH, v_RPKH = block.attention.project(h_RPD, positions_P)
         keys.append(jnp.swapaxes(k_RPKH, 1, 2))
         values.append(jnp.swapaxes(v_RPKH, 1, 2))
-        mixed_RPNH = layers.attention(q_RPNH, k_RPKH, v_RPKH, mask_RPP, None, block.attention.parts)
+        mixed_RPNH = layers.attention(q_RPNH, k_RPKH, v_RPKH, mask_RPP, None, block.attention.parts, causal=True)
         x_RPD = sharding.rows(model.mesh, block.add(x_RPD, h_RPD, block.attention.combine(mixed_RPNH), None))
     return Cache(tuple(keys), tuple(values))
 
