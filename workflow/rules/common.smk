@@ -133,8 +133,9 @@ def corpus_folders(run):
 
 def set_folders(run, stage):
     """Returns where the other corpora that a run is scored on stand, by corpus: their shards or their documents."""
-    below = f"/{SETTINGS.run[run].tokenizer}" if stage == "encode_shard" else ""
-    return {corpus: f"results/{stage}/{corpus}{below}" for corpus in makelm_stages.other_sets(SETTINGS.run[run])}
+    below = [SETTINGS.run[run].tokenizer] if stage == "encode_shard" else []
+    others = makelm_stages.other_sets(SETTINGS.run[run])
+    return {corpus: os.path.join("results", stage, corpus, *below) for corpus in others}
 
 
 def set_files(run):
