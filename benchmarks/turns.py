@@ -24,6 +24,7 @@ class Worker:
     def __init__(self, program: str, python: Path, task: dict, environment: Mapping[str, str] | None = None):
         """Starts it; `task` is what it is told once, as JSON."""
         inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        inherited["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # they share an accelerator's memory
         self.started = time.monotonic()
         self.process = subprocess.Popen(
             [python, WORKERS / f"{program}.py", json.dumps(task)],
