@@ -2,11 +2,13 @@
 
     python benchmarks/sampling.py --peers <folder with nanoGPT> [--rounds 5]
 
-GPT-2's architecture without biases (transformers': with), random weights, float32, 256 new tokens after one,
-temperature 0.8, top_k 40, in one row and in 32. The three take turns, each in a process of its own; compiling is over.
+GPT-2's architecture without biases (transformers': with), random weights, float32, temperature 0.8, top_k 40, in one
+row and in 32: 256 new tokens after one, and one after 256. The three take turns, each in a process of its own;
+compiling is over.
 """
 
 import argparse
+from itertools import product
 from pathlib import Path
 from statistics import median
 
@@ -19,7 +21,8 @@ SHAPES = {
     "4 layers, 128 wide": {"layers": 4, "width": 128, "heads": 4, "vocabulary": 65},
     "6 layers, 384 wide": {"layers": 6, "width": 384, "heads": 6, "vocabulary": 65},
 }
-COMMON = {"context": 512, "new": 256, "top_k": 40, "batch": 1, "dtype": "float32"}
+KINDS = {"writes": {"prompt": 1, "new": 256}, "reads": {"prompt": 256, "new": 1}}
+COMMON = {"context": 512, "top_k": 40, "batch": 1, "dtype": "float32"}
 OWN_KEYS = {"architecture": "nanogpt", "compute": COMPUTE}
 
 
@@ -31,25 +34,24 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     python = python_of_peers(options.python)
-    table = Table("model", "rows", "nanoGPT", "transformers", "makelm, tokens/s", "times nanoGPT", "times transformers")
-    results = []
-    for name, shape in SHAPES.items():
-        for rows in (1, 32):
-            task = shape | COMMON | {"rows": rows}
-            workers = {
-                "nanogpt": Worker("nanogpt_writing", python, task | {"checkout": str(options.peers / "nanoGPT")}),
-                "transformers": Worker("transformers_writing", python, task),
-                "makelm": Worker("makelm_writing", ROOT / ".venv/bin/python", task | OWN_KEYS, OWN),
-            }
-            seconds = by_turns(workers, 1, options.rounds)
-            rates = {who: rows * COMMON["new"] / median(found) for who, found in seconds.items()}
-            ratios = {who: ratio(seconds[who], seconds["makelm"]) for who in ("nanogpt", "transformers")}
-            for worker in workers.values():
-                worker.stop()
-            results.append({"model": name, "rows": rows, "tokens_per_second": rates, "ratios": ratios})
-            cells = [f"{rates[who]:,.0f}" for who in workers]
-            table.add([name, rows, *cells, *(f"**{each:.1f}**" for each in ratios.values())])
-            print(results[-1], flush=True)
+    titles = ("nanoGPT", "transformers", "makelm, tokens/s", "times nanoGPT", "times transformers")
+    table, results = Table("model", "", "rows", *titles), []
+    for (name, shape), (kind, lengths), rows in product(SHAPES.items(), KINDS.items(), (1, 32)):
+        task = shape | COMMON | lengths | {"rows": rows}
+        workers = {
+            "nanogpt": Worker("nanogpt_writing", python, task | {"checkout": str(options.peers / "nanoGPT")}),
+            "transformers": Worker("transformers_writing", python, task),
+            "makelm": Worker("makelm_writing", ROOT / ".venv/bin/python", task | OWN_KEYS, OWN),
+        }
+        seconds = by_turns(workers, 1, options.rounds)
+        rates = {who: rows * max(lengths.values()) / median(found) for who, found in seconds.items()}
+        ratios = {who: ratio(seconds[who], seconds["makelm"]) for who in ("nanogpt", "transformers")}
+        for worker in workers.values():
+            worker.stop()
+        results.append({"model": name, "kind": kind, "rows": rows, "tokens_per_second": rates, "ratios": ratios})
+        cells = [f"{rates[who]:,.0f}" for who in workers]
+        table.add([name, kind, rows, *cells, *(f"**{each:.1f}**" for each in ratios.values())])
+        print(results[-1], flush=True)
     record("sampling", results, table)
 
 

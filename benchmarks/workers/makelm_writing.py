@@ -25,7 +25,7 @@ drawn = {"temperature": 0.8, "top_k": given["top_k"]}
 def work(times: int) -> None:
     for _ in range(times):
         options = [Options(max_new_tokens=given["new"], seed=row, **drawn) for row in range(rows)]
-        generate(engine, [[1]] * rows, options)
+        generate(engine, [[1] * given["prompt"]] * rows, options)
 
 
 work(1)

@@ -19,7 +19,8 @@ model.eval()
 def work(times: int) -> None:
     for _ in range(times):
         with torch.no_grad():
-            model.generate(torch.ones((given["rows"], 1), dtype=torch.long), given["new"], 0.8, given["top_k"])
+            prompts = torch.ones((given["rows"], given["prompt"]), dtype=torch.long)
+            model.generate(prompts, given["new"], 0.8, given["top_k"])
 
 
 work(1)

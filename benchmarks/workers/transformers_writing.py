@@ -17,12 +17,12 @@ how = {"do_sample": True, "temperature": 0.8, "top_k": given["top_k"], "top_p": 
 
 def work(times: int) -> None:
     for _ in range(times):
-        prompts = torch.ones((given["rows"], 1), dtype=torch.long)
+        prompts = torch.ones((given["rows"], given["prompt"]), dtype=torch.long)
         with torch.no_grad():
             written = model.generate(
                 prompts, attention_mask=torch.ones_like(prompts), max_new_tokens=given["new"], **how
             )
-        assert written.shape[1] == 1 + given["new"], written.shape
+        assert written.shape[1] == given["prompt"] + given["new"], written.shape
 
 
 work(1)
