@@ -168,7 +168,8 @@ def test_code_that_cannot_run_is_one_line(built, slip, line):
 
 def test_a_stage_that_fails_says_why_and_where_its_log_is(scratch):
     program, first_line = "scripts/sample_model.py", r"(?m)^def sample_model\(.*\n.*\n"
-    with scratch.edited(program, first_line, "\\g<0>    raise UserError('choose other prompts')\n"):
+    failing = "from makelm import errors; raise errors.UserError('choose other prompts')"
+    with scratch.edited(program, first_line, f"\\g<0>    {failing}\n"):
         done = scratch.make()
     assert done.returncode == 2
     assert done.stderr == "sample_model tiny: choose other prompts\n  log: logs/sample_model/tiny.log\n"
