@@ -6,6 +6,7 @@ import math
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -316,6 +317,13 @@ def test_numbers_of_every_run_stand_on_the_page(results):
     assert (
         "The best run, large, needs 1.431 bits per byte: 1.9% less than xz that has read the training documents" in text
     )
+
+
+def test_a_training_that_was_interrupted_took_the_time_of_all_its_starts(results):
+    (run,) = read(results, "small")
+    parts = [row | {"seconds": 30.0} for row in run.timings]
+    text = Elements(report.page([replace(run, timings=parts)], "today")).text
+    assert len(parts) == 10 and "5 min 00 s" in text and "3 min 28 s" not in text.split("Training")[0]
 
 
 def test_several_runs_are_a_table_with_what_varies_first(results):

@@ -302,7 +302,9 @@ def view(run: Run, names: list[str], number: int) -> dict:
 
 def figures(run: Run) -> list[dict]:
     """Returns the run's numbers to look at first, each with what follows it small and what a hover adds."""
-    scores, made = run.scores, run.stages["train_model"].manifest["made"]
+    scores = run.scores
+    # of a training that was interrupted the last start knows its own time only
+    took = max(run.stages["train_model"].manifest["made"]["seconds"], sum(row["seconds"] for row in run.timings))
     flops = run.plan["flops_per_token"] * run.summary["tokens"]
     # of a mixture, and other corpora
     sources = [*scores.get("sources", {}).items(), *scores.get("sets", {}).items()]
@@ -323,7 +325,7 @@ def figures(run: Run) -> list[dict]:
         ("parameters", pages.count(run.plan["parameters"]), "", f"{run.plan['parameters']:,}"),
         ("tokens trained on", pages.count(run.summary["tokens"]), "", f"{run.summary['tokens']:,}"),
         ("epochs", *epochs(run)),
-        ("training took", pages.duration(made["seconds"]), "", f"{flops:.3g} floating-point operations"),
+        ("training took", pages.duration(took), "", f"{flops:.3g} floating-point operations"),
     ]
     return [dict(zip(("name", "value", "small", "hover"), one, strict=True)) for one in found if one[1]]
 
