@@ -62,7 +62,7 @@ gc: $(READY) ## list what in results/ no configured run uses; with YES=1, delete
 	@YES=$(YES) $(WORKFLOW) gc $(ARGS)
 
 test: $(READY) ## the tests
-	@.venv/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@.venv/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations=15 $(ARGS)
 
 test-parity: $(READY) $(PARITY)/.ready ## exports, imports and tasks against transformers and lm-eval, which this installs beside .venv
 	@MAKELM_PARITY_PYTHON=$(CURDIR)/$(PARITY)/bin/python .venv/bin/python -m pytest tests/parity $(ARGS)
@@ -72,7 +72,7 @@ test-faults: $(READY) ## meshes, interruptions, and KILLS=50 kill -9 at random m
 	  $(if $(TABLES),--capture=no,--numprocesses 2 --dist loadfile) $(ARGS)
 
 test-cluster: $(READY) ## the pipeline on a Slurm that this starts and stops; as root, it installs Debian's packages
-	@MAKELM_CLUSTER=1 .venv/bin/python -m pytest tests/cluster -rs $(ARGS)
+	@MAKELM_CLUSTER=1 .venv/bin/python -m pytest tests/cluster -rs --durations=10 $(ARGS)
 
 golden: $(READY) $(PARITY)/.ready ## make anew what tests/test_golden.py compares the model with
 	@MAKELM_PARITY_PYTHON=$(CURDIR)/$(PARITY)/bin/python PYTHONPATH=scripts:tests:tests/parity \

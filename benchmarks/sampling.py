@@ -19,7 +19,6 @@ from turns import OWN, Worker, by_turns, python_of_peers, ratio
 ROOT = Path(__file__).resolve().parent.parent
 SHAPES = {
     "4 layers, 128 wide": {"layers": 4, "width": 128, "heads": 4, "vocabulary": 65},
-    "6 layers, 384 wide": {"layers": 6, "width": 384, "heads": 6, "vocabulary": 65},
 }
 KINDS = {"writes": {"prompt": 1, "new": 256}, "reads": {"prompt": 256, "new": 1}}
 COMMON = {"context": 512, "top_k": 40, "batch": 1, "dtype": "float32"}
