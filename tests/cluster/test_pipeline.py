@@ -94,7 +94,8 @@ def test_thousands_of_shards_stay_plannable(submitted):
         assert planned.returncode == 0, planned.stdout + planned.stderr
         return processor_seconds() - before
 
-    assert plan(2000) < 10 / 3 * plan(2)
+    # whatever else a machine does can only add to either: the first pair that is not disturbed says it
+    assert any(plan(2000) < 10 / 3 * plan(2) for _ in range(3))
 
 
 def train_anew(folder, built, *words, start):
