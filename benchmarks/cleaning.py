@@ -21,7 +21,7 @@ import psutil
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY / "scripts"))
 
-from makelm import corpus  # noqa: E402
+from makelm import documents  # noqa: E402
 
 VOCABULARY = 50_000
 COPIES, CONTAMINATED = 0.1, 0.02  # shares of the documents
@@ -43,7 +43,7 @@ def write_documents(path: Path, megabytes: int) -> dict[str, int]:
             number += 1
             kind, size = rng.random(), rng.integers(100, 1500)
             text = " ".join(words[(VOCABULARY * rng.random(size) ** 3).astype(int)])
-            valid = corpus.hash_fraction(f"documents.jsonl:{number}") < VALID
+            valid = documents.hash_fraction(f"documents.jsonl:{number}") < VALID
             if kept and kind < COPIES:
                 text = kept[rng.integers(len(kept))]
                 made["copies"] += 1

@@ -12,6 +12,8 @@ from makelm import cli, config, documents, manifest, vocabulary
 from makelm.errors import UserError
 from makelm.tokenizer import Tokenizer
 
+BLOCK = 1 << 16  # characters; so a sample of one long document is taken from all of it
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--corpus", type=Path, help="a folder that download_corpus made; for kinds that are learned")
@@ -47,14 +49,31 @@ def learned(job: cli.Job) -> Tokenizer:
     facts = corpus["facts"]
     for shard in range(facts["num_shards"]):
         manifest.check_file(job.args.corpus, corpus, documents.shard_name("train", shard))
+    share = share_read(job.config.tokenizer, facts["train"]["bytes"])
     with job.progress.track(facts["train"]["bytes"], "B") as bar:
 
         def texts() -> Iterator[str]:
             for document in documents.read_in_order(job.args.corpus, "train", facts["num_shards"]):
-                yield document.text
+                yield from sample(document, share)
                 bar.advance(len(document.text.encode()))
 
         return vocabulary.train(job.config.tokenizer, texts())
+
+
+def share_read(settings: config.Tokenizer, size: int) -> float:
+    """Returns the share of a text of so many bytes that a tokenizer is learned from; characters are of all of it."""
+    most = settings.sample_bytes if isinstance(settings, config.BpeTokenizer) else None
+    return 1.0 if most is None else min(1.0, most / max(size, 1))
+
+
+def sample(document: documents.Document, share: float) -> Iterator[str]:
+    """Yields the blocks of a document that are chosen by its name and their number."""
+    if share == 1:
+        yield document.text
+        return
+    for number, begin in enumerate(range(0, len(document.text), BLOCK)):
+        if documents.hash_fraction(f"{document.id} {number}") < share:
+            yield document.text[begin : begin + BLOCK]
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ ONE = config.Mesh(data=1, fsdp=1, tensor=1)
 
 def made(begin_of_text=False, end_of_text=True):
     """Returns a tokenizer whose tokens may reach over a blank."""
-    keys = {"kind": "bpe", "corpus": "any", "vocab_size": 280, "pattern": r"\s*\S+|\s+"}
+    keys = {"kind": "bpe", "corpus": "any", "vocab_size": 280, "sample_bytes": None, "pattern": r"\s*\S+|\s+"}
     return vocabulary.train(
         config.BpeTokenizer(**keys, begin_of_text=begin_of_text, end_of_text=end_of_text), [TEXT + "xyz" * 9]
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from makelm import baselines, config, corpus
+from makelm import baselines, config, corpus, documents
 from makelm.documents import Document
 from makelm.errors import UserError
 from makelm.progress import Progress
@@ -29,7 +29,7 @@ def split(kind: str = "hash", fraction: float = 0.5) -> config.Split:
 
 def test_the_hash_split_is_the_one_that_is_written_down():
     value = int(hashlib.sha256(b"email/parser.py").hexdigest()[:16], 16) / 2**64
-    assert corpus.hash_fraction("email/parser.py") == value
+    assert documents.hash_fraction("email/parser.py") == value
 
 
 def test_the_hash_split_keeps_documents_whole_and_near_its_fraction():

@@ -20,7 +20,7 @@ from makelm import documents, inspection, manifest, shards, token_header, tokeni
 REPOSITORY = Path(__file__).resolve().parent.parent
 SCRIPTS = REPOSITORY / "scripts"
 ENDS = {"begin_of_text": False, "end_of_text": True}
-BPE = {"kind": "bpe", "corpus": "mine", "vocab_size": 270, "pattern": r"\s+|\S+", **ENDS}
+BPE = {"kind": "bpe", "corpus": "mine", "vocab_size": 270, "sample_bytes": None, "pattern": r"\s+|\S+", **ENDS}
 ENCODE = {"encoder": None}
 
 

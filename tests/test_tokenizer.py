@@ -59,7 +59,7 @@ def settings(
         return config.ByteTokenizer(**ends)
     if kind == "char":
         return config.CharTokenizer(corpus="any", **ends)
-    return config.BpeTokenizer(corpus="any", vocab_size=vocab_size, pattern=pattern, **ends)
+    return config.BpeTokenizer(corpus="any", sample_bytes=None, vocab_size=vocab_size, pattern=pattern, **ends)
 
 
 def train(found, texts: list[str]) -> Tokenizer:

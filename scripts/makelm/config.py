@@ -303,6 +303,7 @@ class BpeTokenizer(OwnTokenizer):
 
     kind: Literal["bpe"]
     corpus: Name
+    sample_bytes: Count | None
     vocab_size: Annotated[Int, Field(ge=257, le=2**31 - 1)]
     pattern: Text
 

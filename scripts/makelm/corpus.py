@@ -1,6 +1,5 @@
 """Corpora of text: where documents come from, and which of them are for validation."""
 
-import hashlib
 import platform
 import sysconfig
 import tokenize
@@ -9,7 +8,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
-from makelm import data_sets, fetching, files, reading
+from makelm import data_sets, documents, fetching, files, reading
 from makelm.config import Corpus, LocalCorpus, Split, TextKey, UrlCorpus
 from makelm.documents import Document
 from makelm.manifest import file_sha256
@@ -38,18 +37,13 @@ class Source(NamedTuple):
 def divide(document: Document, corpus: Split) -> Iterator[tuple[str, Document]]:
     """Yields (part, document): the whole document, or its head and tail."""
     if corpus.split == "hash":
-        yield ("valid" if hash_fraction(document.id) < corpus.valid_fraction else "train"), document
+        yield ("valid" if documents.hash_fraction(document.id) < corpus.valid_fraction else "train"), document
         return
     boundary = int(len(document.text) * (1 - corpus.valid_fraction))
     if boundary:
         yield "train", Document(document.id, document.text[:boundary])
     if boundary < len(document.text):
         yield "valid", Document(f"{document.id}#tail", document.text[boundary:])
-
-
-def hash_fraction(name: str) -> float:
-    """Returns a number in [0, 1) that depends on a document's name alone, so a growing corpus keeps its split."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
 
 
 # ---- the sources

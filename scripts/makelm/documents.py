@@ -1,5 +1,6 @@
 """Document shards: compressed files of documents, one JSON line each. docs/formats.md is the specification."""
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -29,6 +30,11 @@ class Document(NamedTuple):
 
     id: str
     text: str
+
+
+def hash_fraction(name: str) -> float:
+    """Returns a number in [0, 1) that depends on a name alone: what is chosen by it stays so while a corpus grows."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
 
 
 def shard_name(part: str, shard: int) -> str:

@@ -15,7 +15,7 @@ import pytest
 from test_cleaning import OFF
 from test_data_stages import ENCODE, ENDS, content, corpus_keys, refuse, run
 
-from makelm import configfile, contamination, corpus, documents, manifest, sifting, stages, tokenizer
+from makelm import configfile, contamination, documents, manifest, sifting, stages, tokenizer
 from makelm.progress import Progress
 
 if "MAKELM_FAULTS" not in os.environ:
@@ -35,7 +35,7 @@ def write(path: Path, texts: list[str]) -> None:
 
 def is_valid(number: int) -> bool:
     """Returns whether line `number` of a.jsonl, counted from 1, is for validation when half of them are."""
-    return corpus.hash_fraction(f"a.jsonl:{number}") < 0.5
+    return documents.hash_fraction(f"a.jsonl:{number}") < 0.5
 
 
 def keys(clean: dict | None, name: str = "a.jsonl", **change: object) -> dict:

@@ -58,7 +58,7 @@ def random_tokens(count: int) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def encoding():
-    settings = {"kind": "bpe", "corpus": "any", "vocab_size": VOCAB, "pattern": r"\s+|\S+"}
+    settings = {"kind": "bpe", "corpus": "any", "vocab_size": VOCAB, "sample_bytes": None, "pattern": r"\s+|\S+"}
     settings |= {"begin_of_text": False, "end_of_text": True}
     return vocabulary.train(config.BpeTokenizer(**settings), [TEXT])
 
