@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -267,6 +268,17 @@ def test_bad_arguments_are_refused_in_one_line(made, tmp_path):
     assert "manifest.json is missing; run" in refuse(
         "train_tokenizer", {"tokenizer": BPE}, tmp_path, out, "--corpus", tmp_path
     )
+
+
+def test_what_another_version_made_is_told_in_one_line(made, tmp_path):
+    shutil.copytree(made / "corpus", tmp_path / "corpus")
+    path = tmp_path / "corpus/manifest.json"
+    old = manifest.read(path)
+    del old["content"]["facts"]["train"]
+    path.write_text(json.dumps(manifest.build(old["content"], old["made"])))
+    inputs = ("--corpus", tmp_path / "corpus")
+    said = refuse("train_tokenizer", {"tokenizer": BPE}, tmp_path, tmp_path / "out", *inputs)
+    assert "manifest.json says nothing of train: another version of makelm made it; run download_corpus again" in said
 
 
 # ---- how they are killed

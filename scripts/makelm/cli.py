@@ -74,7 +74,8 @@ class Job:
         except (ValueError, KeyError, AttributeError):
             raise UserError(f"{path} is damaged; remove it and run the stage that makes it") from None
         self.inputs[name] = found["digest"]
-        return found["content"]
+        content = found["content"]
+        return content | {"facts": manifest.Facts(content["facts"], path, content["stage"])}
 
     def check_lock(self) -> None:
         """Raises Interrupted where the lock was lost; to be asked before what another writer could write too."""

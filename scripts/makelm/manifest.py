@@ -52,6 +52,19 @@ def build(content: dict, made: dict) -> dict:
     return {"version": VERSION, "digest": digest(content), "content": content, "made": made}
 
 
+class Facts(dict):
+    """The findings of another stage. Raises UserError for one that it does not have: other code made them."""
+
+    def __init__(self, facts: dict, path: Path, stage: str):
+        super().__init__(facts)
+        self.path, self.stage = path, stage
+
+    def __missing__(self, name: str) -> Any:
+        raise UserError(
+            f"{self.path} says nothing of {name}: another version of makelm made it; run {self.stage} again"
+        )
+
+
 def read(path: Path) -> dict:
     """Reads a manifest. Raises FileNotFoundError, or ValueError when it is damaged."""
     manifest = json.loads(path.read_bytes())
