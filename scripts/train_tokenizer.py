@@ -8,7 +8,8 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from makelm import cli, config, documents, manifest, vocabulary
+from makelm import cli, documents, manifest, vocabulary
+from makelm.config_tokenizer import LEARNED
 from makelm.errors import UserError
 from makelm.tokenizer import Tokenizer
 
@@ -19,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def work(job: cli.Job) -> None:
     settings = job.config.tokenizer
-    if isinstance(settings, config.LEARNED):
+    if isinstance(settings, LEARNED):
         if job.args.corpus is None:
             raise UserError(f"--corpus is missing: kind: {settings.kind} is learned from one")
         found, revision = learned(job), None

@@ -15,7 +15,8 @@ import pytest
 import yaml
 from safetensors.numpy import save
 
-from makelm import config, configfile, inspection, links, manifest, pretrained
+from makelm import configfile, inspection, links, manifest, pretrained
+from makelm.config_weights import HubWeights, LocalWeights
 from makelm.errors import UserError
 from makelm.progress import Progress
 
@@ -53,7 +54,7 @@ def lay(folder: Path, files: dict[str, bytes]) -> Path:
 
 
 def local(folder: Path) -> pretrained.Source:
-    return pretrained.open_source(config.LocalWeights(source="local", path=str(folder)), quiet())
+    return pretrained.open_source(LocalWeights(source="local", path=str(folder)), quiet())
 
 
 def quiet() -> Progress:
@@ -158,7 +159,7 @@ def server(monkeypatch, tmp_path):
 
 
 def from_hub(repository: str, revision: str | None = None) -> pretrained.Source:
-    entry = config.HubWeights(source="huggingface", repository=repository, revision=revision)
+    entry = HubWeights(source="huggingface", repository=repository, revision=revision)
     return pretrained.open_source(entry, quiet())
 
 

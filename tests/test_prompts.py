@@ -8,10 +8,12 @@ import yaml
 from checkout import ROOT
 
 from makelm import config, configfile, prompts, shards, stages, vocabulary
+from makelm.config_asking import prompt
+from makelm.config_tokenizer import ByteTokenizer
 from makelm.errors import UserError
 
 BYTES = {"kind": "byte", "begin_of_text": False, "end_of_text": True}
-encoding, _ = vocabulary.existing(configfile.parse(config.ByteTokenizer, BYTES, "test"))
+encoding, _ = vocabulary.existing(configfile.parse(ByteTokenizer, BYTES, "test"))
 END = encoding.end_of_text
 
 
@@ -66,10 +68,10 @@ def test_validation_documents_begin_prompts(tmp_path):
 
 
 def test_the_configuration_knows_three_kinds_of_prompts(tmp_path):
-    assert config.prompt({"validation": 2, "tokens": 1e1}) == {"validation": 2, "tokens": 10}
+    assert prompt({"validation": 2, "tokens": 1e1}) == {"validation": 2, "tokens": 10}
     for wrong in ({"file": ""}, {"file": 3}, {"validation": 0, "tokens": 1}, {"validation": 1}, {"path": "a"}, 3, None):
         with pytest.raises(ValueError, match=r"a prompt should be a text, {file: a path} or"):
-            config.prompt(wrong)
+            prompt(wrong)
 
 
 def test_files_of_prompts_are_known_before_anything_runs(tmp_path):

@@ -16,7 +16,9 @@ import tokenizers
 import yaml
 from tiktoken.load import load_tiktoken_bpe
 
-from makelm import config, corpus, encodings, manifest, tokenizer, tokenizer_export, vocabulary
+from makelm import corpus, encodings, manifest, tokenizer, tokenizer_export, vocabulary
+from makelm.config_tokenizer import BpeTokenizer, ByteTokenizer, CharTokenizer, TiktokenTokenizer
+from makelm.config_types import split_keys
 from makelm.errors import UserError
 from makelm.tokenizer import BEGIN_OF_TEXT, END_OF_TEXT, Tokenizer
 from makelm.tokenizer_ranks import Ranks, parse_ranks
@@ -56,10 +58,10 @@ def settings(
     """Returns the settings of a tokenizer of its own."""
     ends = {"kind": kind, "begin_of_text": begin_of_text, "end_of_text": end_of_text}
     if kind == "byte":
-        return config.ByteTokenizer(**ends)
+        return ByteTokenizer(**ends)
     if kind == "char":
-        return config.CharTokenizer(corpus="any", **ends)
-    return config.BpeTokenizer(corpus="any", vocab_size=vocab_size, pattern=pattern, **ends)
+        return CharTokenizer(corpus="any", **ends)
+    return BpeTokenizer(corpus="any", vocab_size=vocab_size, pattern=pattern, **ends)
 
 
 def train(found, texts: list[str]) -> Tokenizer:
@@ -67,12 +69,10 @@ def train(found, texts: list[str]) -> Tokenizer:
     return vocabulary.existing(found)[0] if found.kind == "byte" else vocabulary.train(found, texts)
 
 
-def known(encoding: str, file: Path | None = None, **ends: bool) -> config.TiktokenTokenizer:
+def known(encoding: str, file: Path | None = None, **ends: bool) -> TiktokenTokenizer:
     """Returns the settings of an encoding that exists."""
     ends = {"begin_of_text": False, "end_of_text": True} | ends
-    return config.TiktokenTokenizer(
-        kind="tiktoken", encoding=encoding, file=file and str(file), encoder="tiktoken", **ends
-    )
+    return TiktokenTokenizer(kind="tiktoken", encoding=encoding, file=file and str(file), encoder="tiktoken", **ends)
 
 
 @pytest.fixture(scope="module", params=["bpe", "byte", "char"])
@@ -355,7 +355,7 @@ def test_an_encoding_that_exists_is_exported_with_the_same_cuts_and_ids(small):
 
 
 def test_the_stage_makes_it_of_no_corpus_and_forgets_the_file(gpt2, gpt2_file, tmp_path):
-    result, execution = config.split_keys(known("gpt2", gpt2_file))
+    result, execution = split_keys(known("gpt2", gpt2_file))
     words = ["--config", json.dumps({"locked": {}, "tokenizer": result}), "--out", str(tmp_path / "out")]
     words += ["--execution", json.dumps({"tokenizer": execution})]
     subprocess.run([sys.executable, REPOSITORY / "scripts/train_tokenizer.py", *words], check=True, capture_output=True)

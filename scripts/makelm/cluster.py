@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from math import prod
 
 from makelm import meshes, stages
-from makelm.config import Cluster, Config, Run, did_you_mean
+from makelm.config import Config, Run
+from makelm.config_cluster import Cluster
+from makelm.config_types import did_you_mean
 from makelm.errors import UserError
 
 TRAINING = "train_model"

@@ -7,7 +7,8 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from makelm import stages
-from makelm.config import Clean, Config, Corpus, TokensCorpus, is_address
+from makelm.config import Config
+from makelm.config_corpus import Clean, Corpus, TokensCorpus, is_address
 from makelm.errors import UserError
 
 FORMS = (".txt", ".md", ".jsonl", ".parquet", ".tar")

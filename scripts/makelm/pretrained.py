@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from makelm import hub, stages, tensor_header
-from makelm.config import Config, HubWeights, LocalWeights, Weights
+from makelm.config import Config
+from makelm.config_weights import HubWeights, LocalWeights, Weights
 from makelm.errors import UserError
 from makelm.progress import Progress
 from makelm.tensor_header import INDEX, NO_PICKLES, SINGLE, json_object, weights_names

@@ -12,29 +12,17 @@ from typing import Annotated, Literal
 
 from pydantic import model_validator
 
-from makelm import closure, config, manifest
-from makelm.config import (
-    Asking,
-    Compute,
-    Config,
-    Corpus,
-    Evaluate,
-    Export,
-    Hardware,
-    Mesh,
-    Mixed,
-    Model,
-    Name,
-    Run,
-    Sample,
-    Section,
-    Start,
-    TaskSource,
-    Tokenizer,
-    Tracking,
-    Train,
-    Weights,
-)
+from makelm import closure, manifest
+from makelm.config import Config, Run, check_training
+from makelm.config_asking import Asking, Evaluate, Sample, TaskSource
+from makelm.config_corpus import Corpus
+from makelm.config_devices import Compute, Hardware, Mesh
+from makelm.config_mixture import Mixed
+from makelm.config_model import Model
+from makelm.config_tokenizer import LEARNED, Tokenizer
+from makelm.config_training import Tracking, Train
+from makelm.config_types import EXECUTION, Name, Section, split_keys
+from makelm.config_weights import Export, Start, Weights
 from makelm.errors import UserError
 
 
@@ -45,7 +33,7 @@ class Part(Section):
 
     def result_keys(self) -> dict:
         """Returns what decides this stage's result."""
-        return config.split_keys(self)[0]
+        return split_keys(self)[0]
 
     def needs(self, package: str) -> bool:
         """Returns whether a package that the stage's code imports has a part in what comes out."""
@@ -74,7 +62,7 @@ class TrainTokenizer(Part):
 
 
 class EncodeShard(Part):
-    encoder: Annotated[Literal["tiktoken", "gigatoken"] | None, config.EXECUTION]  # null: there is no choice
+    encoder: Annotated[Literal["tiktoken", "gigatoken"] | None, EXECUTION]  # null: there is no choice
 
 
 class Training(Part):
@@ -88,7 +76,7 @@ class Training(Part):
 
     @model_validator(mode="after")
     def check(self) -> "Training":
-        config.check_training(self.model, self.compute, self.train)
+        check_training(self.model, self.compute, self.train)
         return self
 
 
@@ -177,16 +165,16 @@ def keys(stage: str, settings: Config, name: str, lock: str, task: str | None = 
     result, execution = {}, {}
     if stage == "download_corpus":
         corpus = settings.corpus[name]
-        result["corpus"], execution["corpus"] = config.split_keys(corpus)
+        result["corpus"], execution["corpus"] = split_keys(corpus)
         result["python"] = None
         if corpus.source == "stdlib":
             result["python"] = platform.python_version()
     elif stage == "download_weights":
-        result["weights"] = config.split_keys(settings.weights[name])[0]
+        result["weights"] = split_keys(settings.weights[name])[0]
     elif stage == "download_task":
         result["task"] = settings.task[name].model_dump(include=set(TaskSource.model_fields))
     elif stage == "train_tokenizer":
-        result["tokenizer"], execution["tokenizer"] = config.split_keys(settings.tokenizer[name])
+        result["tokenizer"], execution["tokenizer"] = split_keys(settings.tokenizer[name])
     elif stage == "encode_shard":
         tokenizer = settings.tokenizer[name]
         execution["encoder"] = tokenizer.encoder if tokenizer.kind == "tiktoken" else None
@@ -197,7 +185,7 @@ def keys(stage: str, settings: Config, name: str, lock: str, task: str | None = 
         result["runs"] = list(settings.runs)
         result["tasks"] = {run: list(settings.run[run].tasks) for run in settings.runs}
     elif stage in RUN_STAGES:
-        of_result, of_execution = config.split_keys(settings.run[name])
+        of_result, of_execution = split_keys(settings.run[name])
         result = {section: of_result[section] for section in RUN_STAGES[stage] if section in of_result}
         execution = {section: of_execution[section] for section in RUN_STAGES[stage] if section in of_execution}
         if task is not None:
@@ -391,7 +379,7 @@ def tokenizer_files(settings: Config) -> dict[str, list[str]]:
 def learning_corpora(settings: Config, tokenizer: str) -> list[str]:
     """Returns the corpus that a tokenizer is learned from, if it is learned."""
     found = settings.tokenizer[tokenizer]
-    return [found.corpus] if isinstance(found, config.LEARNED) else []
+    return [found.corpus] if isinstance(found, LEARNED) else []
 
 
 def used_weights(settings: Config) -> list[str]:

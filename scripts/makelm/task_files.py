@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 
 from makelm import stages
-from makelm.config import Config, is_address
+from makelm.config import Config
+from makelm.config_corpus import is_address
 from makelm.errors import UserError, first_line
 
 FORMATS = ("json", "csv", "parquet", "text", "arrow")  # that `datasets` reads from files it is given
