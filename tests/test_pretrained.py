@@ -15,7 +15,7 @@ import pytest
 import yaml
 from safetensors.numpy import save
 
-from makelm import configfile, inspection, links, manifest, pretrained
+from makelm import configfile, inspection, links, manifest, pretrained, source_files
 from makelm.config_weights import HubWeights, LocalWeights
 from makelm.errors import UserError
 from makelm.progress import Progress
@@ -113,12 +113,12 @@ def test_only_the_weights_that_a_run_starts_from_must_exist(tmp_path):
         "mine": {"source": "local", "path": str(tmp_path / "mine")},
         "hers": {"source": "huggingface", "repository": "openai-community/gpt2", "revision": None},
     }
-    assert pretrained.source_files(configfile.load(raw)) == {"mine": []}
+    assert source_files.of_weights(configfile.load(raw)) == {"mine": []}
     raw["run"]["stdlib"]["start"] = {"weights": "mine", "run": None, "optimizer": "fresh", "schedule": "fresh"}
     with pytest.raises(UserError, match=r"^config: weights\.mine\.path: no such folder: "):
-        pretrained.source_files(configfile.load(raw))
+        source_files.of_weights(configfile.load(raw))
     lay(tmp_path / "mine", SINGLE)
-    assert pretrained.source_files(configfile.load(raw)) == {"mine": [str(tmp_path / "mine" / name) for name in SINGLE]}
+    assert source_files.of_weights(configfile.load(raw)) == {"mine": [str(tmp_path / "mine" / name) for name in SINGLE]}
 
 
 # ---- links

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from checkout import ROOT
 
-from makelm import config, configfile, prompts, shards, stages, vocabulary
+from makelm import artifacts, config, configfile, prompts, shards, source_files, vocabulary
 from makelm.config_asking import prompt
 from makelm.config_tokenizer import ByteTokenizer
 from makelm.errors import UserError
@@ -82,7 +82,7 @@ def test_files_of_prompts_are_known_before_anything_runs(tmp_path):
 
     path = tmp_path / "p.txt"
     with pytest.raises(UserError, match=r"run.stdlib.sample.prompts: no such file: .*p.txt"):
-        stages.prompt_files(settings(path))
+        source_files.of_prompts(settings(path))
     path.write_text("x")
-    assert stages.prompt_files(settings(path)) == {"stdlib": [str(path)]}
-    assert not stages.asks_documents(settings(path).run["stdlib"])
+    assert source_files.of_prompts(settings(path)) == {"stdlib": [str(path)]}
+    assert not artifacts.asks_documents(settings(path).run["stdlib"])

@@ -9,8 +9,6 @@ from typing import Any
 
 import yaml
 
-from makelm import stages
-from makelm.config import Config
 from makelm.config_corpus import is_address
 from makelm.errors import UserError, first_line
 
@@ -28,20 +26,9 @@ class Loader(yaml.SafeLoader):
 Loader.add_constructor("!function", lambda loader, node: Function(loader.construct_scalar(node)))
 
 
-def source_files(settings: Config) -> dict[str, list[str]]:
-    """Returns task -> its files on this machine. Raises UserError where one is missing that a run needs."""
-    used, found = stages.used_tasks(settings), {}
-    for name, task in settings.task.items():
-        if task.file is None:
-            continue
-        try:
-            path = Path(task.file)
-            found[name] = [str(each) for each in [*code_files(path), *data_files(read(path))]]
-        except UserError as error:
-            if name in used:
-                raise UserError(f"config: task.{name}.file: {error}") from None
-            found[name] = []
-    return found
+def all_files(path: Path) -> list[Path]:
+    """Returns the files of this machine that a task is made of. Raises UserError where one is missing."""
+    return [*code_files(path), *data_files(read(path))]
 
 
 def code_files(path: Path) -> list[Path]:
