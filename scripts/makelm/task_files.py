@@ -34,7 +34,7 @@ def all_files(path: Path) -> list[Path]:
 def code_files(path: Path) -> list[Path]:
     """Returns a task's YAML, those it includes, and the Python files beside them that its functions are in."""
     config, found = read_one(path), [path]
-    for name in functions(config):
+    for name in texts(config, Function):
         module = path.parent / f"{name.rpartition('.')[0].replace('.', '/')}.py"
         found += [module] if module.is_file() else []  # else it is one of a package
     for included in includes(config):
@@ -47,7 +47,7 @@ def data_files(config: dict) -> list[Path]:
     given, folder = config.get("dataset_kwargs") or {}, config.get("dataset_path")
     folders = [Path(name) for name in (folder, given.get("data_dir")) if isinstance(name, str) and Path(name).is_dir()]
     found = [path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()]
-    for name in names(given.get("data_files")):
+    for name in texts(given.get("data_files")):
         if is_address(name):
             continue
         # as `datasets` does: a pattern, or a path
@@ -81,22 +81,13 @@ def read_one(path: Path) -> dict:
 
 def includes(config: dict) -> list[str]:
     """Returns the names of the YAML files that one includes."""
-    return list(names(config.get("include")))
+    return list(texts(config.get("include")))
 
 
-def names(value: Any) -> Iterator[str]:
-    """Yields the texts in a text, a list or a map of them."""
-    if isinstance(value, str):
+def texts(value: Any, kind: type[str] = str) -> Iterator[str]:
+    """Yields the texts of a kind in a text, or anywhere in lists and maps."""
+    if isinstance(value, kind):
         yield value
     elif isinstance(value, list | dict):
         for each in value.values() if isinstance(value, dict) else value:
-            yield from names(each)
-
-
-def functions(value: Any) -> Iterator[str]:
-    """Yields the functions named anywhere in a configuration."""
-    if isinstance(value, Function):
-        yield value
-    elif isinstance(value, list | dict):
-        for each in value.values() if isinstance(value, dict) else value:
-            yield from functions(each)
+            yield from texts(each, kind)
