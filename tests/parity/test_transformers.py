@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from conftest import random_parameters, shape
 from layouts import CASES
-from test_tokenizer import ADVERSARIAL, TEXTS
 from test_tokenizer_files import KINDS, made_of, settings
+from vocabularies import ADVERSARIAL, TEXTS
 
 if "MAKELM_PARITY_PYTHON" not in os.environ:
     pytest.skip("needs torch and transformers: make test-parity", allow_module_level=True)
