@@ -7,7 +7,7 @@ what dead writers left. Logs, and what is no artifact of makelm, are left alone.
 import argparse
 from pathlib import Path
 
-from makelm import cli, configfile, garbage, stages
+from makelm import cli, configfile, garbage, used
 from makelm.progress import Progress, size
 
 NAMES = 10  # of runs, in a line
@@ -34,7 +34,7 @@ def arguments() -> argparse.Namespace:
 def collect(args: argparse.Namespace, progress: Progress) -> str:
     """Lists, deletes and sums up."""
     settings = configfile.load(cli.read_keys(args.config, "--config"))
-    runs = list(stages.trained_runs(settings))
+    runs = list(used.runs(settings))
     names = ", ".join(runs[:NAMES]) + (f" and {len(runs) - NAMES} more" if len(runs) > NAMES else "")
     progress.say(
         f"measured against {len(runs)} run{'s' * (len(runs) > 1)}: {names};"

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from makelm import baselines, cleaning, cli, corpus, deduplication, documents, fetching, sifting, token_files
-from makelm.config import Split
+from makelm.config_corpus import Split
 from makelm.errors import UserError
 from makelm.progress import Bar
 

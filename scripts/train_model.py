@@ -253,8 +253,7 @@ def publish(
     epochs: dict[str, float],
 ) -> None:
     """Writes weights, metrics and summary under their final names."""
-    settings, shape = job.config.train, job.config.model
-    made = weights.Weights(shape, data.vocab_size, data.end_of_text, data.tokenizer, trainer.result(state))
+    made = weights.Weights(job.config.model, data.vocab_size, data.end_of_text, data.tokenizer, trainer.result(state))
     if processes.leads():
         (job.staging / weights.FILE).parent.mkdir()
         weights.save(made, job.staging / weights.FILE)
@@ -267,18 +266,7 @@ def publish(
         if path.exists():
             shutil.copyfile(path, job.staging / path.name)
     (job.staging / "timings.jsonl").touch()  # training shorter than log_every has measured nothing
-    rows = [json.loads(line) for line in (job.staging / "metrics.jsonl").read_text().splitlines()]
-    last = [row["loss"] for row in rows[-max(1, len(rows) // 20) :] if row["loss"] is not None]
-    summary = {
-        "identity": identity.name,
-        "parameters": training.parameter_count(trainer.state_shapes["parameters"]),
-        "steps": settings.steps,
-        "tokens": settings.steps * settings.batch_size * shape.context_length,
-        "epochs": {name: round(count, 4) for name, count in epochs.items()},
-        "loss": float(np.mean(last)),  # over the last twentieth of the steps
-        "validation_loss": rows[-1]["validation_loss"],
-        "validation_loss_sem": rows[-1]["validation_loss_sem"],
-    }
+    summary = summarize(job, trainer, identity, epochs)
     (job.staging / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     job.say(f"loss {summary['loss']:.3f}, validation loss {summary['validation_loss']:.3f} nats per token")
     facts = {
@@ -289,6 +277,23 @@ def publish(
         "end_of_text": data.end_of_text,
     }
     job.publish(facts, measured=("timings.jsonl", "statistics.jsonl"), device=jax.devices()[0].device_kind)
+
+
+def summarize(job: cli.Job, trainer: training.Trainer, identity: Identity, epochs: dict[str, float]) -> dict:
+    """Returns what summary.json has of a training whose metrics are about to be published."""
+    settings = job.config.train
+    rows = [json.loads(line) for line in (job.staging / "metrics.jsonl").read_text().splitlines()]
+    last = [row["loss"] for row in rows[-max(1, len(rows) // 20) :] if row["loss"] is not None]
+    return {
+        "identity": identity.name,
+        "parameters": training.parameter_count(trainer.state_shapes["parameters"]),
+        "steps": settings.steps,
+        "tokens": settings.steps * settings.batch_size * job.config.model.context_length,
+        "epochs": {name: round(count, 4) for name, count in epochs.items()},
+        "loss": float(np.mean(last)),  # over the last twentieth of the steps
+        "validation_loss": rows[-1]["validation_loss"],
+        "validation_loss_sem": rows[-1]["validation_loss_sem"],
+    }
 
 
 def describe_devices() -> str:

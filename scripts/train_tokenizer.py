@@ -8,7 +8,8 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from makelm import cli, config, documents, manifest, vocabulary
+from makelm import cli, documents, manifest, vocabulary
+from makelm.config_tokenizer import LEARNED, BpeTokenizer
 from makelm.errors import UserError
 from makelm.tokenizer import Tokenizer
 
@@ -21,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def work(job: cli.Job) -> None:
     settings = job.config.tokenizer
-    if isinstance(settings, config.LEARNED):
+    if isinstance(settings, LEARNED):
         if job.args.corpus is None:
             raise UserError(f"--corpus is missing: kind: {settings.kind} is learned from one")
         found, revision = learned(job), None
@@ -60,9 +61,9 @@ def learned(job: cli.Job) -> Tokenizer:
         return vocabulary.train(job.config.tokenizer, texts())
 
 
-def share_read(settings: config.Tokenizer, size: int) -> float:
+def share_read(settings: vocabulary.Learned, size: int) -> float:
     """Returns the share of a text of so many bytes that a tokenizer is learned from; characters are of all of it."""
-    most = settings.sample_bytes if isinstance(settings, config.BpeTokenizer) else None
+    most = settings.sample_bytes if isinstance(settings, BpeTokenizer) else None
     return 1.0 if most is None else min(1.0, most / max(size, 1))
 
 

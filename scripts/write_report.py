@@ -9,7 +9,7 @@ import argparse
 from datetime import UTC, datetime
 from pathlib import Path
 
-from makelm import cli, report
+from makelm import cli, report, report_runs, report_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,10 +18,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def work(job: cli.Job) -> None:
     names = {run: job.config.tasks[run] for run in job.config.runs}
-    runs = report.read_runs(job.args.results, names, job.read_input)
+    runs = report_runs.read_runs(job.args.results, names, job.read_input)
     written = datetime.fromtimestamp(job.started, UTC).strftime("%d %B %Y, %H:%M UTC")
     (job.staging / "report.html").write_text(report.page(runs, written), encoding="utf-8")
-    (job.staging / "runs.csv").write_text(report.table_csv(runs), encoding="utf-8")
+    (job.staging / "runs.csv").write_text(report_table.table_csv(runs), encoding="utf-8")
     job.publish({"runs": len(runs)}, measured=("report.html",))
 
 

@@ -4,10 +4,10 @@ import hashlib
 import http.server
 import json
 import re
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from urllib.parse import urlsplit
+
+from web import running
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REQUEST = re.compile(r"(?:/api)?(?:/(models|datasets))?/(.+?)/(revision|tree|paths-info|resolve)/([^/]+)(?:/(.+))?")
@@ -93,17 +93,9 @@ def git_id(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
-@contextmanager
-def serve() -> Iterator[Hub]:
+def serve() -> AbstractContextManager[Hub]:
     """Runs a hub in a thread of its own."""
-    with Hub() as new:
-        thread = threading.Thread(target=new.serve_forever, args=(0.02,))
-        thread.start()
-        try:
-            yield new
-        finally:
-            new.shutdown()
-            thread.join()
+    return running(Hub())
 
 
 def use(server: Hub, monkeypatch, cache: str) -> None:

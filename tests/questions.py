@@ -9,6 +9,7 @@ from conftest import random_parameters
 from lm_eval.api.instance import Instance
 
 from makelm import config, scoring, sharding, vocabulary, weights
+from makelm.config_tokenizer import BpeTokenizer
 from makelm.tokenizer import Tokenizer
 
 TEXT = "def f(x):\n    return x * 2  # two\n\n\nclass Queue:\n    pass\n" * 20
@@ -73,7 +74,7 @@ def made(begin_of_text=False, end_of_text=True):
     """Returns a tokenizer whose tokens may reach over a blank."""
     keys = {"kind": "bpe", "corpus": "any", "vocab_size": 280, "sample_bytes": None, "pattern": r"\s*\S+|\s+"}
     return vocabulary.train(
-        config.BpeTokenizer(**keys, begin_of_text=begin_of_text, end_of_text=end_of_text), [TEXT + "xyz" * 9]
+        BpeTokenizer(**keys, begin_of_text=begin_of_text, end_of_text=end_of_text), [TEXT + "xyz" * 9]
     )
 
 

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from makelm import cleaning, configfile, pool
-from makelm.config import Clean
+from makelm.config_corpus import Clean
 from makelm.documents import Document
 from makelm.errors import UserError
 

@@ -25,12 +25,13 @@ import os
 import time
 from pathlib import Path
 
-from makelm import cli, config, stages
+from makelm import cli, stages
+from makelm.config_types import Count, Section
 from makelm.errors import Interrupted, UserError
 
 
-class Letters(config.Section):
-    letters: config.Count
+class Letters(Section):
+    letters: Count
 
 
 class Toy(stages.Part):

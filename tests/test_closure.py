@@ -44,9 +44,10 @@ def test_plumbing_imports_nothing_of_data_or_model(module):
     assert not {name.split(".")[0] for name in closure.imports(LIBRARY / f"{module}.py")} & heavy
 
 
-def test_the_typed_configuration_holds_no_defaults():
+@pytest.mark.parametrize("path", sorted(LIBRARY.glob("config*.py")), ids=lambda path: path.stem)
+def test_the_typed_configuration_holds_no_defaults(path):
     """A default there would be a value that no stage's parameter has."""
-    for node in ast.walk(ast.parse((LIBRARY / "config.py").read_text())):
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ClassDef):
             fields = [statement for statement in node.body if isinstance(statement, ast.AnnAssign)]
             assert all(field.value is None for field in fields), f"{node.name} has a default"

@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 import yaml
 
-from makelm import config, configfile
+from makelm import configfile
+from makelm.config_corpus import TextKey, UrlCorpus
+from makelm.config_mixture import PARTS, corpus_weights
+from makelm.config_types import split_keys
 from makelm.errors import UserError
 
 DEFAULT = yaml.safe_load((Path(__file__).parent.parent / "config.yaml").read_text())
@@ -205,10 +208,10 @@ def test_weights_come_to_one_and_one_corpus_alone_is_its_name():
 def test_weights_that_came_to_one_stay_as_they_are():
     rng = np.random.default_rng(0)
     for _ in range(200):
-        parts = rng.multinomial(config.PARTS - 9, [1 / 9] * 9) + 1
-        once = config.corpus_weights({f"c{n}": int(part) for n, part in enumerate(parts)})
-        assert config.corpus_weights(once) == once == {f"c{n}": part / config.PARTS for n, part in enumerate(parts)}
-    assert config.corpus_weights({"a": 1 / 7, "b": 6 / 7}) == config.corpus_weights({"a": 1, "b": 6})
+        parts = rng.multinomial(PARTS - 9, [1 / 9] * 9) + 1
+        once = corpus_weights({f"c{n}": int(part) for n, part in enumerate(parts)})
+        assert corpus_weights(once) == once == {f"c{n}": part / PARTS for n, part in enumerate(parts)}
+    assert corpus_weights({"a": 1 / 7, "b": 6 / 7}) == corpus_weights({"a": 1, "b": 6})
 
 
 def test_a_mixture_replaces_the_one_it_is_laid_over():
@@ -300,7 +303,7 @@ def test_a_grid_over_an_unknown_key_is_refused():
 
 def test_keys_are_of_two_kinds():
     run = configfile.load(DEFAULT).run["stdlib"]
-    result, execution = config.split_keys(run)
+    result, execution = split_keys(run)
     assert result["train"]["steps"] == run.train.steps and "log_every" not in result["train"]
     assert set(execution) == {"cores", "hardware", "mesh", "compute", "train", "tracking"}
     cadence = {"checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "keep_every", "keep_best"}
@@ -313,8 +316,8 @@ def test_keys_are_of_two_kinds():
 def test_one_value_is_read_as_a_list_and_a_name_as_columns():
     found = configfile.load(changed("corpus.mine", URL)).corpus["mine"]
     assert (found.url, found.sha256) == (["https://a/b.txt"], [SUM])
-    assert found.text_key == config.TextKey(columns=["text"], separator="")
-    again = configfile.parse(config.UrlCorpus, config.split_keys(found)[0], "again")  # as a stage gets it
+    assert found.text_key == TextKey(columns=["text"], separator="")
+    again = configfile.parse(UrlCorpus, split_keys(found)[0], "again")  # as a stage gets it
     assert again == found
 
 

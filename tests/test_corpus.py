@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from makelm import baselines, config, corpus, documents
+from makelm import baselines, corpus, documents
+from makelm.config_corpus import LocalCorpus, Split, UrlCorpus
 from makelm.documents import Document
 from makelm.errors import UserError
 from makelm.progress import Progress
@@ -20,8 +21,8 @@ KNOWN_INTERPRETER = pytest.mark.skipif(
 )
 
 
-def split(kind: str = "hash", fraction: float = 0.5) -> config.Split:
-    return config.Split(max_documents=None, clean=None, shards=1, split=kind, valid_fraction=fraction)
+def split(kind: str = "hash", fraction: float = 0.5) -> Split:
+    return Split(max_documents=None, clean=None, shards=1, split=kind, valid_fraction=fraction)
 
 
 # ---- the split
@@ -95,7 +96,7 @@ def test_a_python_file_is_decoded_as_it_declares_and_keeps_its_line_ends(tmp_pat
 def of_url(downloads: Path, *files: Path, sums: list[str] | None = None) -> corpus.Source:
     sums = sums or [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
     part = {"source": "url", "url": [path.as_uri() for path in files], "sha256": sums, "text_key": "text"}
-    settings = config.UrlCorpus(**part, **split().model_dump())
+    settings = UrlCorpus(**part, **split().model_dump())
     return corpus.url(settings, downloads, Progress("url", io.StringIO(), None))
 
 
@@ -104,7 +105,7 @@ def test_the_manifest_gets_the_sum_of_every_file_and_no_path(tmp_path):
     sum_ = "982d9e3eb996f559e633f4d194def3761d909f5a3b647d1a851fead67c32c9d1"
     facts = {"files": {"a.txt": {"bytes": 4, "sha256": sum_}}}
     part = {"source": "local", "paths": [str(tmp_path / "a.txt")], "text_key": "text"}
-    assert corpus.local(config.LocalCorpus(**part, **split().model_dump())).facts == facts
+    assert corpus.local(LocalCorpus(**part, **split().model_dump())).facts == facts
     assert of_url(tmp_path / "downloads", tmp_path / "a.txt").facts == facts
 
 

@@ -10,7 +10,8 @@ import hub
 import pytest
 import yaml
 
-from makelm import config, configfile, data_sets, stages
+from makelm import configfile, data_sets, stages
+from makelm.config_corpus import DatasetsCorpus
 from makelm.documents import Document
 from makelm.errors import UserError
 
@@ -19,7 +20,7 @@ SPLIT = {"max_documents": None, "shards": 1, "split": "tail", "valid_fraction": 
 ROWS = b'{"title": "t", "text": "eins"}\n{"title": "u", "text": "zwei\\n"}\n'
 
 
-def settings(**change: object) -> config.DatasetsCorpus:
+def settings(**change: object) -> DatasetsCorpus:
     part = {
         "source": "huggingface",
         "dataset": "org/stories",
@@ -28,7 +29,7 @@ def settings(**change: object) -> config.DatasetsCorpus:
         "streaming": True,
         "clean": None,
     }
-    return config.DatasetsCorpus(**part | {"dataset_split": "train", "text_key": "text", **SPLIT} | change)
+    return DatasetsCorpus(**part | {"dataset_split": "train", "text_key": "text", **SPLIT} | change)
 
 
 @pytest.fixture(autouse=True)
@@ -106,17 +107,18 @@ def test_whether_it_is_streamed_decides_no_result():
 
 PROGRAM = """
 import json, sys
-from makelm import config, configfile, data_sets, stages, errors
+from makelm import configfile, data_sets, errors, stages
+from makelm.config_corpus import DatasetsCorpus
 for keys in json.loads(sys.argv[1]):
     try:
-        documents, facts, _ = data_sets.open_rows(config.DatasetsCorpus(**keys))
+        documents, facts, _ = data_sets.open_rows(DatasetsCorpus(**keys))
         print(json.dumps([[document.text for document in documents], facts]))
     except errors.UserError as error:
         print(json.dumps(str(error)))
 """
 
 
-def rows_of(home: Path, *wanted: config.DatasetsCorpus, **environment: str) -> list:
+def rows_of(home: Path, *wanted: DatasetsCorpus, **environment: str) -> list:
     """Returns of each data set its texts and facts, or what is wrong."""
     command = [sys.executable, "-c", PROGRAM, json.dumps([each.model_dump() for each in wanted])]
     environment |= {"HF_HOME": str(home), "no_proxy": "*"}

@@ -5,7 +5,8 @@ import threading
 import numpy as np
 import pytest
 
-from makelm import config, encoding, vocabulary
+from makelm import encoding, vocabulary
+from makelm.config_tokenizer import ByteTokenizer, CharTokenizer
 from makelm.documents import Part
 from makelm.errors import UserError
 
@@ -20,7 +21,7 @@ TEXTS = [
 
 def made(**ends: bool):
     ends = {"begin_of_text": False, "end_of_text": True} | ends
-    return vocabulary.existing(config.ByteTokenizer(kind="byte", **ends))[0]
+    return vocabulary.existing(ByteTokenizer(kind="byte", **ends))[0]
 
 
 def parts(texts: list[str], size: int) -> list[Part]:
@@ -82,8 +83,6 @@ def test_no_more_is_read_than_a_few_tasks_ahead(monkeypatch):
 
 
 def test_what_goes_wrong_in_a_thread_is_raised_here():
-    found = vocabulary.train(
-        config.CharTokenizer(kind="char", corpus="a", begin_of_text=False, end_of_text=False), ["ab"]
-    )
+    found = vocabulary.train(CharTokenizer(kind="char", corpus="a", begin_of_text=False, end_of_text=False), ["ab"])
     with pytest.raises(UserError, match="no character 'z'"):
         list(encoding.encode(found, parts(["ab", "az", "b"], 100), 2, found.encode_batch))

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from test_tokenizer import ADVERSARIAL, TEXTS, settings, train
+from vocabularies import ADVERSARIAL, TEXTS, settings, train
 
 from makelm import encodings, fast_encoder
 from makelm.errors import UserError

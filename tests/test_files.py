@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from makelm import configfile, files
+from makelm import configfile, files, source_files
 from makelm.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -66,19 +66,19 @@ def test_only_the_corpora_of_the_runs_must_exist(tmp_path):
     ready = {"train": [str(tmp_path / "a.bin"), "https://a/b.bin"], "valid": [str(tmp_path / "b.bin")]}
     ready |= {"repository": None, "revision": None, "dtype": None, "sha256": {"https://a/b.bin": "0" * 64}}
     raw["corpus"]["ready"] = {"source": "tokens", **ready}
-    assert files.source_files(configfile.load(raw)) == {"mine": [], "ready": []}
+    assert source_files.of_corpora(configfile.load(raw)) == {"mine": [], "ready": []}
     raw["run"]["stdlib"]["corpus"] = "mine"
     with pytest.raises(UserError, match=r"^config: corpus\.mine\.paths: no such file: "):
-        files.source_files(configfile.load(raw))
+        source_files.of_corpora(configfile.load(raw))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "a.txt").write_text("x")
     (tmp_path / "a.bin").touch()
     (tmp_path / "b.bin").touch()
-    assert files.source_files(configfile.load(raw)) == {
+    assert source_files.of_corpora(configfile.load(raw)) == {
         "mine": [str(tmp_path / "mine" / "a.txt")],
         "ready": [str(tmp_path / "a.bin"), str(tmp_path / "b.bin")],
     }
     raw["run"]["stdlib"]["corpus"] = "ready"
     (tmp_path / "b.bin").unlink()
     with pytest.raises(UserError, match=r"^config: corpus\.ready\.valid: no such file: "):
-        files.source_files(configfile.load(raw))
+        source_files.of_corpora(configfile.load(raw))

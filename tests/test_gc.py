@@ -11,13 +11,14 @@ import pytest
 import yaml
 from checkout import ENVIRONMENT, ROOT, TINY, Checkout
 
-from makelm import configfile, garbage, locks, manifest, stages
+from makelm import artifacts, configfile, garbage, locks, manifest
+from makelm.config import Config
 
 LOCK = (ROOT / "uv.lock").read_text()
 CURRENT, OTHER, PUBLISHED, NAMED = ("0123456789abcde" + digit for digit in "0123")
 
 
-def settings(override: str = "") -> stages.Config:
+def settings(override: str = "") -> Config:
     """Returns the configuration of the tiny preset."""
     raw = {}
     for name in ("config.yaml", TINY):
@@ -113,7 +114,7 @@ def test_a_run_that_another_starts_from_is_used(results):
     make_checkpoint(results, "first", PUBLISHED)
     start = "{weights: null, run: first, optimizer: kept, schedule: fresh}"
     inputs = [
-        make(results, f"encode_shard/tiny/tiny_bpe/{name}.json") for name in stages.shard_names(settings(), "tiny")
+        make(results, f"encode_shard/tiny/tiny_bpe/{name}.json") for name in artifacts.shard_names(settings(), "tiny")
     ]
     assert inputs
     assert collect(results, override=f"run.first.base=tiny run.first.start=null 'run.tiny.start={start}'") == []
@@ -122,7 +123,7 @@ def test_a_run_that_another_starts_from_is_used(results):
 
 def test_of_checkpoints_the_current_the_published_and_the_named_identity_stay(results, monkeypatch):
     monkeypatch.setattr(garbage.Identity, "name", CURRENT)
-    for name in stages.shard_names(settings(), "tiny"):
+    for name in artifacts.shard_names(settings(), "tiny"):
         make(results, f"encode_shard/tiny/tiny_bpe/{name}.json")
     make(results, "train_model/tiny/manifest.json", identity=PUBLISHED)
     for identity in (CURRENT, OTHER, PUBLISHED, NAMED):

@@ -14,6 +14,7 @@ from layouts import CASES
 from safetensors.numpy import load_file, save_file
 
 from makelm import config, export, hugging_face, manifest, parity, tensor_file, tokenizer, vocabulary, weights
+from makelm.config_tokenizer import ByteTokenizer
 from makelm.errors import UserError
 from makelm.hugging_face_layouts import layout
 
@@ -121,7 +122,7 @@ def job(tmp_path, monkeypatch):
     """Returns a function that makes a job of stage export_model, with a trained run to read."""
 
     def make(model: config.Model, dtype: str = "float32") -> SimpleNamespace:
-        settings = config.ByteTokenizer(kind="byte", begin_of_text=False, end_of_text=True)
+        settings = ByteTokenizer(kind="byte", begin_of_text=False, end_of_text=True)
         encoding, _ = vocabulary.existing(settings)
         monkeypatch.setattr(tokenizer, "load", lambda folder: encoding)
         run, staging, said, published = tmp_path / "run", tmp_path / "staging", [], []

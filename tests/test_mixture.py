@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from makelm.config import PARTS
+from makelm.config_mixture import PARTS
 from makelm.mixture import Mixture, combined
 
 WEIGHTS = [

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from makelm import config, configfile, optimizer, stages
+from makelm import artifacts, config, configfile, optimizer, used
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT = yaml.safe_load((ROOT / "config.yaml").read_text())
@@ -57,9 +57,9 @@ def test_make_presets_runs_every_preset_and_knows_its_size():
 
 def test_an_encoding_that_exists_is_made_of_no_corpus():
     found = settings("nanogpt_124m")
-    made = {artifact.stage: artifact for artifact in stages.artifacts(found, (ROOT / "uv.lock").read_text())}
-    assert made["train_tokenizer"].inputs == () and stages.named_tokenizers(found) == ["gpt2"]
-    assert stages.used_corpora(found) == ["openwebtext"]
+    made = {artifact.stage: artifact for artifact in artifacts.artifacts(found, (ROOT / "uv.lock").read_text())}
+    assert made["train_tokenizer"].inputs == () and used.named_tokenizers(found) == ["gpt2"]
+    assert used.corpora(found) == ["openwebtext"]
 
 
 # ---- learning rates by step: where a system publishes or prints them, else what its rule gives by hand

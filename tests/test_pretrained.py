@@ -15,7 +15,8 @@ import pytest
 import yaml
 from safetensors.numpy import save
 
-from makelm import config, configfile, inspection, links, manifest, pretrained
+from makelm import configfile, inspection, links, manifest, pretrained, source_files
+from makelm.config_weights import HubWeights, LocalWeights
 from makelm.errors import UserError
 from makelm.progress import Progress
 
@@ -53,7 +54,7 @@ def lay(folder: Path, files: dict[str, bytes]) -> Path:
 
 
 def local(folder: Path) -> pretrained.Source:
-    return pretrained.open_source(config.LocalWeights(source="local", path=str(folder)), quiet())
+    return pretrained.open_source(LocalWeights(source="local", path=str(folder)), quiet())
 
 
 def quiet() -> Progress:
@@ -112,12 +113,12 @@ def test_only_the_weights_that_a_run_starts_from_must_exist(tmp_path):
         "mine": {"source": "local", "path": str(tmp_path / "mine")},
         "hers": {"source": "huggingface", "repository": "openai-community/gpt2", "revision": None},
     }
-    assert pretrained.source_files(configfile.load(raw)) == {"mine": []}
+    assert source_files.of_weights(configfile.load(raw)) == {"mine": []}
     raw["run"]["stdlib"]["start"] = {"weights": "mine", "run": None, "optimizer": "fresh", "schedule": "fresh"}
     with pytest.raises(UserError, match=r"^config: weights\.mine\.path: no such folder: "):
-        pretrained.source_files(configfile.load(raw))
+        source_files.of_weights(configfile.load(raw))
     lay(tmp_path / "mine", SINGLE)
-    assert pretrained.source_files(configfile.load(raw)) == {"mine": [str(tmp_path / "mine" / name) for name in SINGLE]}
+    assert source_files.of_weights(configfile.load(raw)) == {"mine": [str(tmp_path / "mine" / name) for name in SINGLE]}
 
 
 # ---- links
@@ -158,7 +159,7 @@ def server(monkeypatch, tmp_path):
 
 
 def from_hub(repository: str, revision: str | None = None) -> pretrained.Source:
-    entry = config.HubWeights(source="huggingface", repository=repository, revision=revision)
+    entry = HubWeights(source="huggingface", repository=repository, revision=revision)
     return pretrained.open_source(entry, quiet())
 
 

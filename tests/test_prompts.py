@@ -7,11 +7,13 @@ import pytest
 import yaml
 from checkout import ROOT
 
-from makelm import config, configfile, prompts, shards, stages, vocabulary
+from makelm import artifacts, config, configfile, prompts, shards, source_files, vocabulary
+from makelm.config_asking import prompt
+from makelm.config_tokenizer import ByteTokenizer
 from makelm.errors import UserError
 
 BYTES = {"kind": "byte", "begin_of_text": False, "end_of_text": True}
-encoding, _ = vocabulary.existing(configfile.parse(config.ByteTokenizer, BYTES, "test"))
+encoding, _ = vocabulary.existing(configfile.parse(ByteTokenizer, BYTES, "test"))
 END = encoding.end_of_text
 
 
@@ -66,10 +68,10 @@ def test_validation_documents_begin_prompts(tmp_path):
 
 
 def test_the_configuration_knows_three_kinds_of_prompts(tmp_path):
-    assert config.prompt({"validation": 2, "tokens": 1e1}) == {"validation": 2, "tokens": 10}
+    assert prompt({"validation": 2, "tokens": 1e1}) == {"validation": 2, "tokens": 10}
     for wrong in ({"file": ""}, {"file": 3}, {"validation": 0, "tokens": 1}, {"validation": 1}, {"path": "a"}, 3, None):
         with pytest.raises(ValueError, match=r"a prompt should be a text, {file: a path} or"):
-            config.prompt(wrong)
+            prompt(wrong)
 
 
 def test_files_of_prompts_are_known_before_anything_runs(tmp_path):
@@ -80,7 +82,7 @@ def test_files_of_prompts_are_known_before_anything_runs(tmp_path):
 
     path = tmp_path / "p.txt"
     with pytest.raises(UserError, match=r"run.stdlib.sample.prompts: no such file: .*p.txt"):
-        stages.prompt_files(settings(path))
+        source_files.of_prompts(settings(path))
     path.write_text("x")
-    assert stages.prompt_files(settings(path)) == {"stdlib": [str(path)]}
-    assert not stages.asks_documents(settings(path).run["stdlib"])
+    assert source_files.of_prompts(settings(path)) == {"stdlib": [str(path)]}
+    assert not artifacts.asks_documents(settings(path).run["stdlib"])

@@ -14,11 +14,12 @@ import pytest
 import zstandard
 from pyarrow import parquet
 
-from makelm import config, reading
+from makelm import reading
+from makelm.config_corpus import TextKey
 from makelm.documents import Document
 from makelm.errors import UserError
 
-TEXT = config.TextKey(columns=["text"], separator="")
+TEXT = TextKey(columns=["text"], separator="")
 COMPRESS = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress, ".zst": zstandard.compress}
 ROWS = [{"n": 1, "text": "eins\n"}, {"n": 2, "text": "zwei é"}]
 LINES = "".join(f"{json.dumps(row)}\n\n" for row in ROWS).encode()
@@ -46,7 +47,7 @@ def archive(members: dict[str, bytes | tarfile.TarInfo]) -> bytes:
     return file.getvalue()
 
 
-def read(folder: Path, name: str, content: bytes, keys: config.TextKey = TEXT) -> list[Document]:
+def read(folder: Path, name: str, content: bytes, keys: TextKey = TEXT) -> list[Document]:
     (folder / name).write_bytes(content)
     return list(reading.documents(folder / name, name, keys, name))
 
@@ -86,7 +87,7 @@ def test_what_is_compressed_in_several_parts_is_read_to_its_end(tmp_path):
 
 
 def test_columns_are_joined_as_the_configuration_says(tmp_path):
-    keys = config.TextKey(columns=["title", "body"], separator="\n\n")
+    keys = TextKey(columns=["title", "body"], separator="\n\n")
     row = {"body": "b", "title": "t", "other": 3}
     assert read(tmp_path, "a.jsonl", json.dumps(row).encode(), keys)[0].text == "t\n\nb"
     assert read(tmp_path, "a.parquet", table([row]), keys)[0].text == "t\n\nb"
@@ -215,9 +216,10 @@ def test_a_bad_row_is_named(tmp_path):
 READ_ALL = """
 import resource, sys
 from pathlib import Path
-from makelm import config, reading
+from makelm import reading
+from makelm.config_corpus import TextKey
 path = Path(sys.argv[1])
-keys = config.TextKey(columns=["text"], separator="")
+keys = TextKey(columns=["text"], separator="")
 next(reading.documents(path, path.name, keys, ""))  # what it imports is no matter
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 count = sum(len(document.text) for document in reading.documents(path, path.name, keys, ""))

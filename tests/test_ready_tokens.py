@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 import web
 
-from makelm import config, ready_tokens, shards, token_files, token_header, vocabulary
+from makelm import ready_tokens, shards, token_files, token_header, vocabulary
+from makelm.config_corpus import TokensCorpus
+from makelm.config_tokenizer import ByteTokenizer
 from makelm.errors import UserError
 from makelm.progress import Progress
 
 IDS = np.array([97, 98, 256, 195, 169, 256], "<u2")  # "ab", "é"
-BYTES, _ = vocabulary.existing(config.ByteTokenizer(kind="byte", begin_of_text=False, end_of_text=True))
+BYTES, _ = vocabulary.existing(ByteTokenizer(kind="byte", begin_of_text=False, end_of_text=True))
 
 
 def write(path: Path, ids: np.ndarray = IDS, header: bool = True) -> str:
@@ -25,9 +27,9 @@ def write(path: Path, ids: np.ndarray = IDS, header: bool = True) -> str:
     return str(path)
 
 
-def settings(**change: object) -> config.TokensCorpus:
+def settings(**change: object) -> TokensCorpus:
     part = {"source": "tokens", "repository": None, "revision": None, "dtype": None, "sha256": {}}
-    return config.TokensCorpus(**part | change)
+    return TokensCorpus(**part | change)
 
 
 def gather(folder: Path, **change: object) -> tuple[dict, list[str]]:

@@ -10,7 +10,7 @@ import yaml
 from checkout import TINY, Checkout, copy_checkout
 from safetensors.numpy import save_file
 
-from makelm import configfile, stages
+from makelm import artifacts, configfile, stages
 from makelm.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -122,7 +122,7 @@ def test_the_keys_that_a_stage_gets_are_those_it_says_it_was_made_with():
 def test_artifacts_come_after_what_they_are_made_of():
     runs = {"a": start(run="b"), "b": start(run="c", optimizer="kept"), "c": start(weights="mine"), "d": {}}
     settings = configfile.load(raw(runs, runs=["stdlib", "a"]))
-    found = stages.artifacts(settings, LOCK)
+    found = artifacts.artifacts(settings, LOCK)
     places = [artifact.manifest for artifact in found]
     assert len(set(places)) == len(places)
     for number, artifact in enumerate(found):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from makelm import configfile, task_files
+from makelm import configfile, source_files
 from makelm.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -51,7 +51,7 @@ def test_yaml_functions_and_data_are_found_and_what_is_elsewhere_is_not(folder):
 
 
 def sources(file: str) -> list[str]:
-    return task_files.source_files(settings(["mine"], file))["mine"]
+    return source_files.of_tasks(settings(["mine"], file))["mine"]
 
 
 def test_a_folder_of_data_is_all_of_its_files(folder):
@@ -77,7 +77,7 @@ def test_what_is_missing_is_one_line_where_a_run_needs_it_and_nothing_where_none
     with pytest.raises(UserError) as caught:
         sources("own/none.yaml")
     assert str(caught.value).startswith(line)
-    assert task_files.source_files(settings([], "own/none.yaml")) == {"mine": []}
+    assert source_files.of_tasks(settings([], "own/none.yaml")) == {"mine": []}
 
 
 def test_the_example_in_the_docs_is_the_one_that_runs():

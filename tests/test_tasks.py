@@ -12,6 +12,7 @@ from conftest import shape
 from questions import ROWS, TEXT, made, requests, scorer_of, weights_of, write_task
 
 from makelm import config, documents, scoring, task_contamination, tasks
+from makelm.config_asking import Asking, TaskSource
 from makelm.errors import UserError
 from makelm.model import Skeleton
 from makelm.progress import Progress
@@ -20,7 +21,7 @@ from makelm.task_model import TaskModel, pieces, writing
 ROOT = Path(__file__).resolve().parent.parent
 CONTEXT = 16
 MODEL = shape(context_length=CONTEXT, mask_documents=False, init="fan_in")
-ASKING = config.Asking(num_fewshot=None, limit=None, logprobs=True)
+ASKING = Asking(num_fewshot=None, limit=None, logprobs=True)
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +215,7 @@ def brought(tmp_path):
         path = write_task(tmp_path / "source", name, rows, **changes)
         folder = tmp_path / name
         folder.mkdir()
-        facts = tasks.bring(config.TaskSource(name=None, file=str(path)), folder, tmp_path / "scratch")
+        facts = tasks.bring(TaskSource(name=None, file=str(path)), folder, tmp_path / "scratch")
         shutil.rmtree(tmp_path / "source")
         return tasks.open_brought(folder, facts, tmp_path / "other scratch"), facts
 
@@ -263,7 +264,7 @@ def test_a_yaml_may_include_another_and_call_functions_beside_it(tmp_path, model
     (tmp_path / "child.yaml").write_text("include: choice.yaml\ntask: child\ndoc_to_text: !function helpers.ask\n")
     folder = tmp_path / "out"
     folder.mkdir()
-    facts = tasks.bring(config.TaskSource(name=None, file=str(tmp_path / "child.yaml")), folder, tmp_path / "scratch")
+    facts = tasks.bring(TaskSource(name=None, file=str(tmp_path / "child.yaml")), folder, tmp_path / "scratch")
     assert sorted(path.name for path in (folder / "task").iterdir()) == ["child.yaml", "choice.yaml", "helpers.py"]
     for name in ("helpers.py", "choice.yaml", "choice.jsonl"):
         (tmp_path / name).unlink()
@@ -292,7 +293,7 @@ def test_a_task_that_cannot_be_had_is_one_line(tmp_path, monkeypatch, source, li
     Path("group.yaml").write_text("group: several\ntask: [a, b]\n")
     write_task(tmp_path, "choice", doc_to_text="{{missing.key}}").rename("broken.yaml")
     with pytest.raises(UserError) as caught:
-        tasks.bring(config.TaskSource(**source), tmp_path, tmp_path)
+        tasks.bring(TaskSource(**source), tmp_path, tmp_path)
     assert line in str(caught.value) and "\n" not in str(caught.value)
 
 

@@ -12,7 +12,8 @@ import tokenizers
 from test_tokenizer import ADVERSARIAL, TEXTS
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from makelm import config, tokenizer, tokenizer_export, vocabulary
+from makelm import tokenizer, tokenizer_export, vocabulary
+from makelm.config_tokenizer import HuggingFaceTokenizer, SentencePieceTokenizer
 from makelm.errors import UserError
 
 END, BEGIN = "</s>", "<s>"
@@ -63,9 +64,9 @@ def word_pieces() -> tokenizers.Tokenizer:
 KINDS = {"byte_level": byte_level, "unigram": unigram, "words": words, "word_pieces": word_pieces}
 
 
-def settings(**change: object) -> config.HuggingFaceTokenizer:
+def settings(**change: object) -> HuggingFaceTokenizer:
     keys = {"kind": "huggingface", "file": None, "repository": None, "revision": None}
-    return config.HuggingFaceTokenizer(**keys | {"begin_of_text": None, "end_of_text": END} | change)
+    return HuggingFaceTokenizer(**keys | {"begin_of_text": None, "end_of_text": END} | change)
 
 
 @pytest.fixture(params=KINDS)
@@ -192,7 +193,7 @@ def piece_model(folder: Path, begin_of_text: bool = True, end_of_text: bool = Tr
     path = folder / "some.model"
     path.write_bytes(trained_model(**change))
     ends = {"begin_of_text": begin_of_text, "end_of_text": end_of_text}
-    return vocabulary.existing(config.SentencePieceTokenizer(kind="sentencepiece", file=str(path), **ends))[0]
+    return vocabulary.existing(SentencePieceTokenizer(kind="sentencepiece", file=str(path), **ends))[0]
 
 
 PLAIN = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False, "add_dummy_prefix": False}
@@ -238,7 +239,7 @@ def test_a_model_that_is_none_or_lacks_a_chosen_token_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"tokenizer\.begin_of_text: .*some\.model has no such token; set it to false"):
         piece_model(tmp_path, bos_id=-1)
     assert piece_model(tmp_path, begin_of_text=False, bos_id=-1).end_of_text is not None
-    keys = config.SentencePieceTokenizer(
+    keys = SentencePieceTokenizer(
         kind="sentencepiece", file=str(tmp_path / "a.model"), begin_of_text=False, end_of_text=False
     )
     (tmp_path / "a.model").write_bytes(b"nonsense")

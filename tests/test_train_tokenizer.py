@@ -3,20 +3,20 @@
 import train_tokenizer
 from train_tokenizer import BLOCK, sample, share_read
 
-from makelm import config
+from makelm.config_tokenizer import BpeTokenizer, CharTokenizer
 from makelm.documents import Document
 
 ENDS = {"begin_of_text": False, "end_of_text": True}
 
 
 def settings(sample_bytes):
-    return config.BpeTokenizer(kind="bpe", corpus="any", sample_bytes=sample_bytes, vocab_size=300, pattern=".", **ENDS)
+    return BpeTokenizer(kind="bpe", corpus="any", sample_bytes=sample_bytes, vocab_size=300, pattern=".", **ENDS)
 
 
 def test_the_share_is_what_was_asked_for_and_never_more_than_all():
     assert share_read(settings(250), 1000) == 0.25
     assert share_read(settings(2000), 1000) == share_read(settings(None), 1000) == share_read(settings(1), 0) == 1
-    assert share_read(config.CharTokenizer(kind="char", corpus="any", **ENDS), 1000) == 1, "a character may be rare"
+    assert share_read(CharTokenizer(kind="char", corpus="any", **ENDS), 1000) == 1, "a character may be rare"
 
 
 def test_a_sample_is_of_all_parts_of_all_documents_and_the_same_each_time(monkeypatch):

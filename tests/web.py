@@ -5,8 +5,10 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from typing import TypeVar
 
+Server = TypeVar("Server", bound=http.server.HTTPServer)
 RANGE = re.compile(r"bytes=(\d+)-")
 
 
@@ -99,14 +101,19 @@ def send(to: Answer, body: bytes, pause: float = 0.0) -> None:
         to.wfile.flush()
 
 
-@contextmanager
-def serve() -> Iterator[Web]:
+def serve() -> AbstractContextManager[Web]:
     """Runs a server in a thread of its own."""
-    with Web() as new:
-        thread = threading.Thread(target=new.serve_forever, args=(0.02,))
+    return running(Web())
+
+
+@contextmanager
+def running(server: Server) -> Iterator[Server]:
+    """Runs a server in a thread of its own."""
+    with server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
         try:
-            yield new
+            yield server
         finally:
-            new.shutdown()
+            server.shutdown()
             thread.join()

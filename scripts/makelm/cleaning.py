@@ -11,7 +11,7 @@ from functools import lru_cache, partial
 import numpy as np
 
 from makelm import pool, words
-from makelm.config import Clean
+from makelm.config_corpus import Clean
 from makelm.documents import Document, batches
 
 BATCH = 1 << 20  # characters that a process gets at a time

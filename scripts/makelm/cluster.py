@@ -6,8 +6,10 @@ import subprocess
 from dataclasses import dataclass
 from math import prod
 
-from makelm import meshes, stages
-from makelm.config import Cluster, Config, Run, did_you_mean
+from makelm import meshes, used
+from makelm.config import Config, Run
+from makelm.config_cluster import Cluster
+from makelm.config_types import did_you_mean
 from makelm.errors import UserError
 
 TRAINING = "train_model"
@@ -42,7 +44,7 @@ class Layout:
 def check(settings: Config) -> None:
     """Raises UserError where a run to be trained cannot be on the cluster."""
     if settings.cluster:
-        for name, run in stages.trained_runs(settings).items():
+        for name, run in used.runs(settings).items():
             layout(settings.cluster, name, run)
 
 

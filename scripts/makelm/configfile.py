@@ -8,10 +8,21 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from makelm.config import CORPORA, LEARNED, TOKENIZERS, WEIGHTS, Config, did_you_mean
+from makelm.config import Config, Run
+from makelm.config_corpus import CORPORA
+from makelm.config_tokenizer import LEARNED, TOKENIZERS
+from makelm.config_types import did_you_mean
+from makelm.config_weights import WEIGHTS
 from makelm.errors import UserError
 
 SOURCES = {"corpus": CORPORA, "weights": WEIGHTS, "tokenizer": TOKENIZERS}  # whose entries have other keys for each
+
+# A run's sections and their keys.
+RUN_SECTIONS = {
+    name: set(field.annotation.model_fields)
+    for name, field in Run.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+}
 
 
 def load(raw: dict) -> Config:
@@ -123,7 +134,7 @@ def parse(kind: type[BaseModel], data: Any, where: str) -> Any:
     try:
         return kind.model_validate(data)
     except ValidationError as error:
-        problems = error.errors(include_url=False, include_context=False)
+        problems = error.errors(include_url=False)
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise UserError(f"{where}: {problem_line(problems[0])}{more}") from None
 
@@ -144,9 +155,21 @@ def problem_line(problem: dict) -> str:
         tag = "kind" if path[0] == "tokenizer" else "source"
         given = problem["input"].get(tag) if isinstance(problem["input"], dict) else problem["input"]
         return f"{key}.{tag} must be one of {', '.join(sources)}, got {given!r}{did_you_mean(str(given), sources)}"
+    if problem["type"] == "unknown":
+        unknown, there = problem["ctx"]["key"], problem["ctx"]["known"]
+        return f"{key}: unknown key {unknown!r}{hint(unknown, there)}"
     message = problem["msg"][0].lower() + problem["msg"][1:]
-    own = problem["type"] == "unknown" or isinstance(problem["input"], dict | BaseModel)
+    own = isinstance(problem["input"], dict | BaseModel)
     return f"{key}: {message}" if own else f"{key}: {message}, got {problem['input']!r}"
+
+
+def hint(key: Any, known: list[str]) -> str:
+    """Returns where a misspelt or misplaced key probably belongs, or what there is."""
+    near = did_you_mean(str(key), known)
+    home = next((name for name, keys in RUN_SECTIONS.items() if key in keys), None)
+    if near or not home:
+        return near or f"; known here: {', '.join(known)}"
+    return f"; it belongs under {home}:"
 
 
 def check_names(config: Config) -> None:

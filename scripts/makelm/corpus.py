@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from makelm import data_sets, documents, fetching, files, reading
-from makelm.config import Corpus, LocalCorpus, Split, TextKey, UrlCorpus
+from makelm.config_corpus import Corpus, LocalCorpus, Split, TextKey, UrlCorpus
 from makelm.documents import Document
 from makelm.manifest import file_sha256
 from makelm.progress import Progress

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from makelm.config import DatasetsCorpus
+from makelm.config_corpus import DatasetsCorpus
 from makelm.documents import Document
 from makelm.errors import UserError, first_line
 from makelm.reading import text_of

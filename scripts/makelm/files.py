@@ -6,8 +6,7 @@ This module is also imported when Snakemake reads the workflow, so it imports li
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from makelm import stages
-from makelm.config import Clean, Config, Corpus, TokensCorpus, is_address
+from makelm.config_corpus import Clean, Corpus, TokensCorpus, is_address
 from makelm.errors import UserError
 
 FORMS = (".txt", ".md", ".jsonl", ".parquet", ".tar")
@@ -45,21 +44,6 @@ def check_name(name: str, where: str) -> None:
         name.encode()
     except UnicodeEncodeError:
         raise UserError(f"{where}: the file name {name!a} is not UTF-8; rename it") from None
-
-
-def source_files(settings: Config) -> dict[str, list[str]]:
-    """Returns corpus -> the files of this machine it reads. Raises UserError where one is missing that a run needs."""
-    used = stages.used_corpora(settings)
-    found = {}
-    for name, corpus in settings.corpus.items():
-        try:
-            if paths := corpus_files(corpus):
-                found[name] = [str(path) for path in paths]
-        except UserError as error:
-            if name in used:
-                raise UserError(f"config: {str(error).replace('corpus.', f'corpus.{name}.', 1)}") from None
-            found[name] = []
-    return found
 
 
 def corpus_files(corpus: Corpus) -> list[Path]:

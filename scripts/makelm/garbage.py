@@ -1,6 +1,6 @@
 """What in results/ no configured run uses: found, and deleted.
 
-Used is what stages.artifacts lists, and of a run's checkpoints those of the identity it has now, of the one it was
+Used is what artifacts.artifacts lists, and of a run's checkpoints those of the identity it has now, of the one it was
 published with and of the one it is to go on from. What is no artifact of makelm is nobody's to delete. Links are not
 followed.
 """
@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from makelm import closure, fetching, locks, manifest, stages
+from makelm.artifacts import Artifact, artifacts, start_folder
 from makelm.config import Config, Run
 from makelm.identities import Identity
 from makelm.progress import size
-from makelm.stages import Artifact
 
 # of the folders that hold a stage's artifacts; of the others 1
 DEPTH = {"write_report": 0, "encode_shard": 2, "evaluate_task": 2}
@@ -57,7 +57,7 @@ class Found:
 def find(settings: Config, lock: str, results: Path) -> Found:
     """Returns what no configured run uses; `lock` is the lock file's text."""
     found = Found()
-    used = {results / artifact.manifest: artifact for artifact in stages.artifacts(settings, lock)}
+    used = {results / artifact.manifest: artifact for artifact in artifacts(settings, lock)}
     needed = {path for record in used for path in (record, *(artifact_files(record) or ()))}
     found.known |= needed
     for stage in stages.PARTS:
@@ -179,7 +179,7 @@ def kept_identities(artifact: Artifact, run: Run, results: Path) -> set[str]:
     encoded = [PurePosixPath(name) for name in artifact.inputs if name.startswith("encode_shard/")]
     inputs = {f"shards/{path.parts[1]}/{path.stem}": str(path) for path in encoded}
     if run.start:
-        inputs["start"] = f"{stages.start_folder(run)}/manifest.json"
+        inputs["start"] = f"{start_folder(run)}/manifest.json"
     digests = {name: manifest.read(results / path)["digest"] for name, path in inputs.items()}
     kept = {Identity(artifact.keys, digests, closure.closure("train_model").digest()).name}
     if (results / artifact.manifest).exists():

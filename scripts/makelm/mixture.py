@@ -9,7 +9,7 @@ from math import lcm, sqrt
 
 import numpy as np
 
-from makelm.config import PARTS
+from makelm.config_mixture import PARTS
 
 
 class Mixture:

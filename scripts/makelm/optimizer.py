@@ -19,6 +19,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from makelm import config, sharding
+from makelm.config_training import Optimizer
 
 # A parameter's name ends in -> its kind. Others are matrices, or vectors: scales and biases.
 KINDS = {"embedding_VD": "embedding", "positions_TD": "embedding", "unembedding_VD": "head"}
@@ -106,7 +107,7 @@ class Treatment:
     decays: bool
 
     @classmethod
-    def of(cls, name: str, options: config.Optimizer) -> "Treatment":
+    def of(cls, name: str, options: Optimizer) -> "Treatment":
         """Returns the treatment of the parameter with this name."""
         multiplier = next((times for part, times in options.rate_multipliers.items() if part in name), 1.0)
         spared = any(part in name for part in options.decay_except)
@@ -116,7 +117,7 @@ class Treatment:
         return f"{self.kind} x{self.multiplier:g} {'decays' if self.decays else 'keeps'}"
 
 
-def rule(options: config.Optimizer, kind: str, mesh: Mesh | None) -> optax.GradientTransformation:
+def rule(options: Optimizer, kind: str, mesh: Mesh | None) -> optax.GradientTransformation:
     """Returns what makes a parameter's update of its gradient, before decay and learning rate."""
     if options.kind == "lion":
         return optax.scale_by_lion(options.beta1, options.beta2)

@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from makelm.progress import size
 
 HERE = Path(__file__).resolve().parent
+COLOURS = 8  # of runs, in pages.css
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 UNPAIRED = re.compile(r"[\ud800-\udfff]")

@@ -4,12 +4,11 @@ Safetensors and what describes them, nothing else: a pickle file can run code wh
 model's own Python files. This module is also imported when Snakemake reads the workflow, so it imports little.
 """
 
-import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from makelm import hub, stages, tensor_header
-from makelm.config import Config, HubWeights, LocalWeights, Weights
+from makelm import hub, tensor_header
+from makelm.config_weights import HubWeights, LocalWeights, Weights
 from makelm.errors import UserError
 from makelm.progress import Progress
 from makelm.tensor_header import INDEX, NO_PICKLES, SINGLE, json_object, weights_names
@@ -58,23 +57,6 @@ def local_files(entry: LocalWeights) -> dict[str, Path]:
 def taken(folder: Path, weights: list[str]) -> dict[str, Path]:
     """Returns name -> file of what is taken of a folder: these weights and what else belongs to a model."""
     return {name: folder / name for name in (*SMALL, *weights) if (folder / name).is_file()}
-
-
-def source_files(settings: Config) -> dict[str, list[str]]:
-    """Returns local entry -> the files it is made of. Raises UserError where one is missing that a run needs."""
-    used = stages.used_weights(settings)
-    found = {}
-    for name, entry in settings.weights.items():
-        if entry.source != "local":
-            continue
-        try:
-            found[name] = [str(path) for path in local_files(entry).values()]
-        except UserError as error:
-            if name in used:
-                line = re.sub(r"^weights\.", f"weights.{name}.", str(error))
-                raise UserError(f"config: {line}") from None
-            found[name] = []
-    return found
 
 
 # ---- the hub

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from makelm import files
-from makelm.config import TextKey
+from makelm.config_corpus import TextKey
 from makelm.documents import Document
 from makelm.errors import UserError, first_line
 

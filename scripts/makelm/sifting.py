@@ -14,7 +14,7 @@ import numpy as np
 from makelm import cleaning, contamination, documents, files, pool, reading
 from makelm.baselines import Tail
 from makelm.cleaning import Step
-from makelm.config import Clean, Split
+from makelm.config_corpus import Clean, Split
 from makelm.deduplication import CONTAMINATED, IN_TRAIN, IN_VALID, KEPT, REASONS
 from makelm.manifest import file_sha256
 from makelm.progress import Bar, Progress

@@ -9,8 +9,7 @@ from typing import Any
 
 import yaml
 
-from makelm import stages
-from makelm.config import Config, is_address
+from makelm.config_corpus import is_address
 from makelm.errors import UserError, first_line
 
 FORMATS = ("json", "csv", "parquet", "text", "arrow")  # that `datasets` reads from files it is given
@@ -27,26 +26,15 @@ class Loader(yaml.SafeLoader):
 Loader.add_constructor("!function", lambda loader, node: Function(loader.construct_scalar(node)))
 
 
-def source_files(settings: Config) -> dict[str, list[str]]:
-    """Returns task -> its files on this machine. Raises UserError where one is missing that a run needs."""
-    used, found = stages.used_tasks(settings), {}
-    for name, task in settings.task.items():
-        if task.file is None:
-            continue
-        try:
-            path = Path(task.file)
-            found[name] = [str(each) for each in [*code_files(path), *data_files(read(path))]]
-        except UserError as error:
-            if name in used:
-                raise UserError(f"config: task.{name}.file: {error}") from None
-            found[name] = []
-    return found
+def all_files(path: Path) -> list[Path]:
+    """Returns the files of this machine that a task is made of. Raises UserError where one is missing."""
+    return [*code_files(path), *data_files(read(path))]
 
 
 def code_files(path: Path) -> list[Path]:
     """Returns a task's YAML, those it includes, and the Python files beside them that its functions are in."""
     config, found = read_one(path), [path]
-    for name in functions(config):
+    for name in texts(config, Function):
         module = path.parent / f"{name.rpartition('.')[0].replace('.', '/')}.py"
         found += [module] if module.is_file() else []  # else it is one of a package
     for included in includes(config):
@@ -59,7 +47,7 @@ def data_files(config: dict) -> list[Path]:
     given, folder = config.get("dataset_kwargs") or {}, config.get("dataset_path")
     folders = [Path(name) for name in (folder, given.get("data_dir")) if isinstance(name, str) and Path(name).is_dir()]
     found = [path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()]
-    for name in names(given.get("data_files")):
+    for name in texts(given.get("data_files")):
         if is_address(name):
             continue
         # as `datasets` does: a pattern, or a path
@@ -93,22 +81,13 @@ def read_one(path: Path) -> dict:
 
 def includes(config: dict) -> list[str]:
     """Returns the names of the YAML files that one includes."""
-    return list(names(config.get("include")))
+    return list(texts(config.get("include")))
 
 
-def names(value: Any) -> Iterator[str]:
-    """Yields the texts in a text, a list or a map of them."""
-    if isinstance(value, str):
+def texts(value: Any, kind: type[str] = str) -> Iterator[str]:
+    """Yields the texts of a kind in a text, or anywhere in lists and maps."""
+    if isinstance(value, kind):
         yield value
     elif isinstance(value, list | dict):
         for each in value.values() if isinstance(value, dict) else value:
-            yield from names(each)
-
-
-def functions(value: Any) -> Iterator[str]:
-    """Yields the functions named anywhere in a configuration."""
-    if isinstance(value, Function):
-        yield value
-    elif isinstance(value, list | dict):
-        for each in value.values() if isinstance(value, dict) else value:
-            yield from functions(each)
+            yield from texts(each, kind)

@@ -18,7 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from makelm import config, task_files
+from makelm import task_files
+from makelm.config_asking import Asking, TaskSource
+from makelm.config_types import did_you_mean
 from makelm.errors import UserError, first_line
 
 SEED = 1234  # of the examples before questions, as in lm-eval
@@ -56,13 +58,13 @@ def open_task(path: Path, changes: dict[str, Any]) -> Any:
 # ---- bringing
 
 
-def find(source: config.TaskSource) -> Path:
+def find(source: TaskSource) -> Path:
     """Returns the YAML of a task. Raises UserError where lm-eval has none of that name."""
     if source.file is not None:
         return Path(source.file)
     known = named()
     if source.name not in known:
-        hint = config.did_you_mean(source.name, known) or "; of a group, name the tasks one by one"
+        hint = did_you_mean(source.name, known) or "; of a group, name the tasks one by one"
         raise UserError(f"task.name: lm-eval has no single task {source.name!r}{hint}")
     return known[source.name]
 
@@ -76,7 +78,7 @@ def named() -> dict[str, Path]:
     return found
 
 
-def bring(source: config.TaskSource, folder: Path, scratch: Path) -> dict[str, Any]:
+def bring(source: TaskSource, folder: Path, scratch: Path) -> dict[str, Any]:
     """Writes a task's own files and the parts of its data that it uses, and returns what a manifest says of it."""
     import datasets
 
@@ -122,7 +124,7 @@ def open_brought(folder: Path, facts: dict[str, Any], scratch: Path) -> Any:
     return open_task(folder / CODE / facts["file"], data | {"dataset_kwargs": given})
 
 
-def ask(task: Any, model: Any, asking: config.Asking) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def ask(task: Any, model: Any, asking: Asking) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Returns a model's scores on a task, and its answer to each question with their log-probabilities."""
     from lm_eval.evaluator import evaluate
 

@@ -3,7 +3,7 @@
 from pathlib import Path, PurePosixPath
 
 from makelm import fetching, hub, links, token_header
-from makelm.config import TokensCorpus, is_address
+from makelm.config_corpus import TokensCorpus, is_address
 from makelm.errors import UserError
 from makelm.manifest import file_sha256
 from makelm.progress import Progress

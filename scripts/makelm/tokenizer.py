@@ -8,6 +8,7 @@ import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -123,6 +124,20 @@ class Tokenizer(ABC):
         (folder / self.FILE).write_bytes(self.content)
         text = json.dumps(self.metadata | {"digest": self.digest}, indent=1, ensure_ascii=False)
         (folder / METADATA).write_text(f"{text}\n", encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class FromFile(Tokenizer):
+    """The content of a file that a library reads, and which of its tokens stand around a document."""
+
+    data: bytes  # of the file
+    special_tokens: dict[str, int]
+    begin_of_text: int | None
+    end_of_text: int | None
+
+    @property
+    def content(self) -> bytes:
+        return self.data
 
 
 def load(folder: Path) -> Tokenizer:

@@ -11,30 +11,21 @@ import numpy as np
 import tokenizers
 
 from makelm.errors import UserError
-from makelm.tokenizer import Tokenizer
+from makelm.tokenizer import FromFile
 from makelm.tokenizer_ranks import begin, byte_level_signs
 
 BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 @dataclass(frozen=True)
-class HuggingFace(Tokenizer):
-    """The content of a tokenizer.json, and which of its tokens stand around a document.
+class HuggingFace(FromFile):
+    """The content of a tokenizer.json.
 
     Its normalizer may change a text, so decoding need not give the text back.
     """
 
     FILE: ClassVar[str] = "tokenizer.json"
     kind: ClassVar[str] = "huggingface"
-
-    data: bytes  # of the file
-    special_tokens: dict[str, int]
-    begin_of_text: int | None
-    end_of_text: int | None
-
-    @property
-    def content(self) -> bytes:
-        return self.data
 
     @cached_property
     def vocab_size(self) -> int:

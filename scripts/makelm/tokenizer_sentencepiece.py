@@ -9,14 +9,14 @@ import numpy as np
 import sentencepiece
 
 from makelm.errors import UserError
-from makelm.tokenizer import Tokenizer
+from makelm.tokenizer import FromFile
 
 SPACE = "\u2581"  # how a piece spells a space
 
 
 @dataclass(frozen=True)
-class SentencePiece(Tokenizer):
-    """The content of a model file, and which of its tokens stand around a document.
+class SentencePiece(FromFile):
+    """The content of a model file.
 
     Most models normalize a text (NFKC, single spaces, none at the ends, a space before the first word), so decoding
     need not give the text back.
@@ -24,15 +24,6 @@ class SentencePiece(Tokenizer):
 
     FILE: ClassVar[str] = "tokenizer.model"
     kind: ClassVar[str] = "sentencepiece"
-
-    data: bytes  # of the file
-    special_tokens: dict[str, int]
-    begin_of_text: int | None
-    end_of_text: int | None
-
-    @property
-    def content(self) -> bytes:
-        return self.data
 
     @cached_property
     def library(self) -> sentencepiece.SentencePieceProcessor:

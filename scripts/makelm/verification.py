@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from makelm import closure, manifest, stages
+from makelm import closure, manifest
+from makelm.artifacts import Artifact, artifacts
 from makelm.config import Config
-from makelm.stages import Artifact
 
 
 @dataclass
@@ -21,7 +21,7 @@ class Counts:
 def verify(settings: Config, lock: str, results: Path, counts: Counts) -> Iterator[str]:
     """Yields one line for each thing that is wrong below results, and counts what it reads."""
     digests: dict[str, str] = {}  # of the manifests that are there
-    for artifact in stages.artifacts(settings, lock):
+    for artifact in artifacts(settings, lock):
         path = results / artifact.manifest
         try:
             found = manifest.read(path)

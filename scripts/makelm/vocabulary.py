@@ -10,6 +10,7 @@ from tiktoken.load import read_file_cached
 from tokenizers import models, pre_tokenizers, trainers
 
 from makelm import config, encodings, hub, tokenizer_hugging_face
+from makelm.config_tokenizer import BpeTokenizer, ByteTokenizer, CharTokenizer, TiktokenTokenizer
 from makelm.errors import UserError
 from makelm.tokenizer import BEGIN_OF_TEXT, END_OF_TEXT, Tokenizer
 from makelm.tokenizer_ranks import Ranks, byte_level_signs, parse_ranks
@@ -18,7 +19,7 @@ ONE_CHARACTER = r"(?s)."
 # Learning takes time that grows with the square of a piece's length: a megabyte of base64 would take hours.
 LONGEST_PIECE = r"[\s\S]{1,1000}"
 
-Learned = config.BpeTokenizer | config.CharTokenizer
+Learned = BpeTokenizer | CharTokenizer
 
 
 def train(settings: Learned, texts: Iterable[str]) -> Ranks:
@@ -31,7 +32,7 @@ def train(settings: Learned, texts: Iterable[str]) -> Ranks:
     return found
 
 
-def with_ends(settings: Learned | config.ByteTokenizer, pattern: str, ranks: dict[bytes, int]) -> Ranks:
+def with_ends(settings: Learned | ByteTokenizer, pattern: str, ranks: dict[bytes, int]) -> Ranks:
     """Returns a tokenizer with the chosen tokens around documents, numbered after all others."""
     chosen = {BEGIN_OF_TEXT: settings.begin_of_text, END_OF_TEXT: settings.end_of_text}
     names = [name for name, wanted in chosen.items() if wanted]
@@ -45,7 +46,7 @@ def character_ranks(texts: Iterable[str]) -> dict[bytes, int]:
     return {character.encode(): number for number, character in enumerate(sorted(characters))}
 
 
-def bpe_ranks(settings: config.BpeTokenizer, texts: Iterable[str]) -> dict[bytes, int]:
+def bpe_ranks(settings: BpeTokenizer, texts: Iterable[str]) -> dict[bytes, int]:
     """Returns the bytes of each token of a byte-level BPE with its id, in the order they were learned."""
     beside = settings.begin_of_text + settings.end_of_text
     wanted = settings.vocab_size - beside
@@ -111,7 +112,7 @@ def read(file: str) -> bytes:
         raise UserError(f"tokenizer.file: cannot read {file}: {error.strerror}") from None
 
 
-def named(settings: config.TiktokenTokenizer) -> Ranks:
+def named(settings: TiktokenTokenizer) -> Ranks:
     """Returns one of tiktoken's encodings. Raises UserError where its ranks cannot be had."""
 
     def load(address: str, sha256: str) -> dict[bytes, int]:

@@ -15,8 +15,9 @@ from checkout import TINY
 from conftest import shape
 from questions import made, scorer_of, weights_of, write_task
 
-from makelm import config, manifest, tasks
+from makelm import manifest, tasks
 from makelm.closure import SCRIPTS
+from makelm.config_asking import Asking
 from makelm.task_model import TaskModel
 
 if "MAKELM_FAULTS" not in os.environ:
@@ -124,7 +125,7 @@ def test_the_tasks_of_gptjs_table_come_from_the_hub_once_and_are_asked_without_i
             assert run.returncode == 0, task
     encoding = made()
     model = TaskModel(scorer_of(weights_of(shape(context_length=32), encoding)), encoding)
-    asking = config.Asking(num_fewshot=None, limit=None, logprobs=False)
+    asking = Asking(num_fewshot=None, limit=None, logprobs=False)
     for task, (_, _, splits, _) in ROWS.items():
         facts = manifest.read(tmp_path / task / "manifest.json")["content"]["facts"]
         assert facts["splits"] == dict.fromkeys(splits, 3)

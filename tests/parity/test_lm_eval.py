@@ -14,12 +14,13 @@ if "MAKELM_PARITY_PYTHON" not in os.environ:
 
 from sides import run_there, write_export, write_tokenizer
 
-from makelm import config, tasks
+from makelm import tasks
+from makelm.config_asking import Asking, TaskSource
 from makelm.task_model import TaskModel
 
 BOUND = 1e-4
 CONTEXT = 16
-ASKING = config.Asking(num_fewshot=None, limit=None, logprobs=True)
+ASKING = Asking(num_fewshot=None, limit=None, logprobs=True)
 # the tokens around documents; lm-eval puts two beginnings before a whole text, where a tokenizer has one
 ENDS = {"end": (False, True), "both": (True, True)}
 MODELS = ("gpt2", "llama", "qwen3")
@@ -58,7 +59,7 @@ def test_each_answer_is_lm_evals_own(case, task, cases, tmp_path):
     theirs = json.loads((root / case / "answers.json").read_text())[task]
     folder = tmp_path / "brought"
     folder.mkdir()
-    source = config.TaskSource(name=None, file=str(root / case / "tasks" / f"{task}.yaml"))
+    source = TaskSource(name=None, file=str(root / case / "tasks" / f"{task}.yaml"))
     facts = tasks.bring(source, folder, tmp_path / "scratch")
     _, ours = tasks.ask(tasks.open_brought(folder, facts, tmp_path / "other"), models[case], ASKING)
     assert len(ours) == len(theirs) == len(ROWS)

@@ -11,15 +11,16 @@ import numpy as np
 import pytest
 from conftest import random_parameters, shape
 from layouts import CASES
-from test_tokenizer import ADVERSARIAL, TEXTS
 from test_tokenizer_files import KINDS, made_of, settings
+from vocabularies import ADVERSARIAL, TEXTS
 
 if "MAKELM_PARITY_PYTHON" not in os.environ:
     pytest.skip("needs torch and transformers: make test-parity", allow_module_level=True)
 
 from sides import NEW, PROMPT, computed, differences, run_transformers, write_export, write_tokenizer, write_wanted
 
-from makelm import config, generate, hugging_face, vocabulary, weights
+from makelm import generate, hugging_face, vocabulary, weights
+from makelm.config_tokenizer import BpeTokenizer
 from makelm.model import Skeleton
 
 BOUND = 1e-4
@@ -60,7 +61,7 @@ def random_tokens(count: int) -> np.ndarray:
 def encoding():
     settings = {"kind": "bpe", "corpus": "any", "vocab_size": VOCAB, "sample_bytes": None, "pattern": r"\s+|\S+"}
     settings |= {"begin_of_text": False, "end_of_text": True}
-    return vocabulary.train(config.BpeTokenizer(**settings), [TEXT])
+    return vocabulary.train(BpeTokenizer(**settings), [TEXT])
 
 
 @pytest.fixture(scope="module")

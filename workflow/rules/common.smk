@@ -16,14 +16,14 @@ os.environ.update(
     JAX_COMPILATION_CACHE_DIR=os.environ.get("JAX_COMPILATION_CACHE_DIR", ".snakemake/compiled"),
 )
 
+import makelm.artifacts as makelm_artifacts
 import makelm.closure as makelm_closure
 import makelm.cluster as makelm_cluster
 import makelm.configfile as makelm_configfile
 import makelm.errors as makelm_errors
-import makelm.files as makelm_files
-import makelm.pretrained as makelm_pretrained
+import makelm.source_files as makelm_source_files
 import makelm.stages as makelm_stages
-import makelm.task_files as makelm_task_files
+import makelm.used as makelm_used
 
 RAW = dict(config)
 LOCK_FILE = os.path.relpath(os.path.join(workflow.basedir, "uv.lock"))
@@ -32,11 +32,11 @@ with open(LOCK_FILE) as lock_file:
 
 try:
     SETTINGS = makelm_configfile.load(RAW)
-    SOURCES = makelm_files.source_files(SETTINGS)
-    WEIGHTS = makelm_pretrained.source_files(SETTINGS)
-    TOKENIZERS = makelm_stages.tokenizer_files(SETTINGS)
-    PROMPTS = makelm_stages.prompt_files(SETTINGS)
-    TASKS = makelm_task_files.source_files(SETTINGS)
+    SOURCES = makelm_source_files.of_corpora(SETTINGS)
+    WEIGHTS = makelm_source_files.of_weights(SETTINGS)
+    TOKENIZERS = makelm_source_files.of_tokenizers(SETTINGS)
+    PROMPTS = makelm_source_files.of_prompts(SETTINGS)
+    TASKS = makelm_source_files.of_tasks(SETTINGS)
     makelm_cluster.check(SETTINGS)
     if workflow.is_main_process:
         makelm_cluster.check_start(SETTINGS, submits=workflow.resource_settings.nodes is not None)
@@ -111,13 +111,13 @@ def shards(run, *patterns):
         f"{folder}/{pattern.format(name)}"
         for corpus, folder in shard_folders(run).items()
         for pattern in patterns
-        for name in makelm_stages.shard_names(SETTINGS, corpus)
+        for name in makelm_artifacts.shard_names(SETTINGS, corpus)
     ]
 
 
 def prompt_shards(run, *patterns):
     """Returns the files of a run's token shards, where its samples are to begin as validation documents do."""
-    return shards(run, *patterns) if makelm_stages.asks_documents(SETTINGS.run[run]) else []
+    return shards(run, *patterns) if makelm_artifacts.asks_documents(SETTINGS.run[run]) else []
 
 
 def shard_folders(run):
@@ -134,7 +134,7 @@ def corpus_folders(run):
 def set_folders(run, stage):
     """Returns where the other corpora that a run is scored on stand, by corpus: their shards or their documents."""
     below = [SETTINGS.run[run].tokenizer] if stage == "encode_shard" else []
-    others = makelm_stages.other_sets(SETTINGS.run[run])
+    others = makelm_used.other_sets(SETTINGS.run[run])
     return {corpus: os.path.join("results", stage, corpus, *below) for corpus in others}
 
 
@@ -145,7 +145,7 @@ def set_files(run):
         f"{folder}/{pattern.format(name)}"
         for corpus, folder in set_folders(run, "encode_shard").items()
         for pattern in ("valid-{}.bin", "{}.json")
-        for name in makelm_stages.shard_names(SETTINGS, corpus)
+        for name in makelm_artifacts.shard_names(SETTINGS, corpus)
     ]
 
 
@@ -163,7 +163,7 @@ def words(folders):
 
 def start_folder(run):
     """Returns where the weights that a run starts from stand."""
-    return f"results/{makelm_stages.start_folder(SETTINGS.run[run])}"
+    return f"results/{makelm_artifacts.start_folder(SETTINGS.run[run])}"
 
 
 def start_files(run):
@@ -177,7 +177,7 @@ def start_files(run):
 
 def learning_files(tokenizer):
     """Returns the manifest of the corpus that a tokenizer is learned from, if it is learned."""
-    return [f"results/{makelm_stages.corpus_manifest(c)}" for c in makelm_stages.learning_corpora(SETTINGS, tokenizer)]
+    return [f"results/{makelm_artifacts.corpus_manifest(c)}" for c in makelm_used.learning_corpora(SETTINGS, tokenizer)]
 
 
 def tokenizer_folder(run):

@@ -11,7 +11,9 @@ rule write_report:
     input:
         script=program("write_report"),
         code=code("write_report"),
-        runs=[f"results/{place}" for run in SETTINGS.runs for place in makelm_stages.reported_manifests(SETTINGS, run)],
+        runs=[
+            f"results/{place}" for run in SETTINGS.runs for place in makelm_artifacts.reported_manifests(SETTINGS, run)
+        ],
     output:
         page=report(
             "results/write_report/report.html",
@@ -90,7 +92,7 @@ rule gc:
 rule download:
     """Fetches all that needs the network (texts, weights, tasks, vocabularies), so that the rest runs without."""
     input:
-        [f"results/download_corpus/{corpus}/manifest.json" for corpus in makelm_stages.used_corpora(SETTINGS)],
-        [f"results/download_weights/{weights}/manifest.json" for weights in makelm_stages.used_weights(SETTINGS)],
-        [f"results/download_task/{task}/manifest.json" for task in makelm_stages.used_tasks(SETTINGS)],
-        [f"results/train_tokenizer/{tokenizer}/manifest.json" for tokenizer in makelm_stages.named_tokenizers(SETTINGS)],
+        [f"results/download_corpus/{corpus}/manifest.json" for corpus in makelm_used.corpora(SETTINGS)],
+        [f"results/download_weights/{weights}/manifest.json" for weights in makelm_used.weights(SETTINGS)],
+        [f"results/download_task/{task}/manifest.json" for task in makelm_used.tasks(SETTINGS)],
+        [f"results/train_tokenizer/{tokenizer}/manifest.json" for tokenizer in makelm_used.named_tokenizers(SETTINGS)],

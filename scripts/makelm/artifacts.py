@@ -1,0 +1,120 @@
+"""Which artifacts a configuration stands for, where they stand below results/, and which read which."""
+
+from dataclasses import dataclass
+
+from makelm import used
+from makelm.config import Config, Run
+from makelm.stages import RUN_STAGES, keys
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One job's result: where its manifest and those of its inputs stand below results/, and its result keys."""
+
+    stage: str
+    manifest: str
+    keys: dict
+    inputs: tuple[str, ...]
+
+
+def artifacts(settings: Config, lock: str) -> list[Artifact]:
+    """Returns everything that a configuration stands for, in the order it is made."""
+    runs = used.runs(settings)
+    found = []
+
+    def add(stage: str, entry: str, manifest: str, *inputs: str, task: str | None = None) -> None:
+        found.append(Artifact(stage, manifest, keys(stage, settings, entry, lock, task)[0], inputs))
+
+    for corpus in used.corpora(settings):
+        add("download_corpus", corpus, corpus_manifest(corpus))
+    for weights in used.weights(settings):
+        add("download_weights", weights, f"{weights_folder(weights)}/manifest.json")
+    for task in used.tasks(settings):
+        add("download_task", task, task_manifest(task))
+    for tokenizer in dict.fromkeys(run.tokenizer for run in runs.values()):
+        learned_from = map(corpus_manifest, used.learning_corpora(settings, tokenizer))
+        add("train_tokenizer", tokenizer, tokenizer_manifest(tokenizer), *learned_from)
+    encoded = [(corpus, run.tokenizer) for run in runs.values() for corpus in run.corpora]
+    built = [settings.run[name] for name in settings.runs]
+    encoded += [(corpus, run.tokenizer) for run in built for corpus in used.other_sets(run)]
+    for corpus, tokenizer in dict.fromkeys(encoded):
+        for shard in shard_manifests(settings, corpus, tokenizer):
+            add("encode_shard", tokenizer, shard, corpus_manifest(corpus), tokenizer_manifest(tokenizer))
+    for name in settings.runs:
+        add("plan_run", name, f"plan_run/{name}/manifest.json", tokenizer_manifest(runs[name].tokenizer))
+    for name, run in runs.items():
+        begun = [f"{start_folder(run)}/manifest.json"] if run.start else []
+        add("train_model", name, model_manifest(name), *run_shards(settings, run), *begun)
+    for name in settings.runs:
+        run, trained = runs[name], model_manifest(name)
+        tokenizer = tokenizer_manifest(run.tokenizer)
+        read = [*run.corpora, *used.other_sets(run)]
+        shards = [place for corpus in read for place in shard_manifests(settings, corpus, run.tokenizer)]
+        scored = (trained, *shards, *map(corpus_manifest, read))
+        asked = run_shards(settings, run) if asks_documents(run) else ()
+        add("sample_model", name, f"sample_model/{name}/manifest.json", trained, tokenizer, *asked)
+        add("evaluate_model", name, f"evaluate_model/{name}/manifest.json", *scored)
+        for task in run.tasks:
+            asked = (trained, tokenizer, task_manifest(task), *map(corpus_manifest, run.corpora))
+            add("evaluate_task", name, f"evaluate_task/{name}/{task}/manifest.json", *asked, task=task)
+        add("export_model", name, f"export_model/{name}/manifest.json", trained, tokenizer)
+    reported = [place for name in settings.runs for place in reported_manifests(settings, name)]
+    add("write_report", "", "write_report/manifest.json", *reported)
+    return found
+
+
+def reported_manifests(settings: Config, run: str) -> list[str]:
+    """Returns where the manifests of all stages of a run stand below results/."""
+    stages = [stage for stage in ("plan_run", *RUN_STAGES) if stage != "evaluate_task"]
+    tasks = [f"evaluate_task/{run}/{task}" for task in settings.run[run].tasks]
+    return [f"{folder}/manifest.json" for folder in (*(f"{stage}/{run}" for stage in stages), *tasks)]
+
+
+def corpus_manifest(corpus: str) -> str:
+    """Returns where a corpus's manifest stands below results/."""
+    return f"download_corpus/{corpus}/manifest.json"
+
+
+def task_manifest(task: str) -> str:
+    """Returns where a task's manifest stands below results/."""
+    return f"download_task/{task}/manifest.json"
+
+
+def tokenizer_manifest(tokenizer: str) -> str:
+    """Returns where a tokenizer's manifest stands below results/."""
+    return f"train_tokenizer/{tokenizer}/manifest.json"
+
+
+def shard_manifests(settings: Config, corpus: str, tokenizer: str) -> list[str]:
+    """Returns where the manifests of a corpus's token shards stand below results/."""
+    return [f"encode_shard/{corpus}/{tokenizer}/{name}.json" for name in shard_names(settings, corpus)]
+
+
+def run_shards(settings: Config, run: Run) -> list[str]:
+    """Returns where the manifests of all token shards of a run stand below results/."""
+    return [place for corpus in run.corpora for place in shard_manifests(settings, corpus, run.tokenizer)]
+
+
+def shard_names(settings: Config, corpus: str) -> list[str]:
+    """Returns the names of a corpus's shards: 00000, 00001, ..."""
+    return [f"{number:05d}" for number in range(settings.corpus[corpus].shards)]
+
+
+def model_manifest(run: str) -> str:
+    """Returns where the manifest of a trained run stands below results/."""
+    return f"train_model/{run}/manifest.json"
+
+
+def weights_folder(weights: str) -> str:
+    """Returns where the files of an entry of `weights:` stand below results/."""
+    return f"download_weights/{weights}"
+
+
+def start_folder(run: Run) -> str:
+    """Returns where the weights that a run starts from stand below results/."""
+    return weights_folder(run.start.weights) if run.start.weights else f"train_model/{run.start.run}"
+
+
+def asks_documents(run: Run) -> bool:
+    """Returns whether a run is sampled from validation documents."""
+    return any("validation" in prompt for prompt in run.sample.prompts if isinstance(prompt, dict))

@@ -1,0 +1,74 @@
+"""The table of runs: what varies between them, then what came out; nothing measured by a clock."""
+
+import csv
+import io
+import json
+from typing import Any
+
+from makelm import report_tasks
+from makelm.report_runs import Run
+
+
+def varied(runs: list[Run]) -> list[str]:
+    """Returns the dotted keys whose values are not the same in all runs."""
+    keys = [run.keys() for run in runs]
+    names = dict.fromkeys(name for one in keys for name in one)
+    return [name for name in names if any(name not in one or one[name] != keys[0][name] for one in keys)]
+
+
+def rows(runs: list[Run]) -> list[dict[str, Any]]:
+    """Returns the table of runs: what varies, then what came out; nothing measured by a clock."""
+    names = varied(runs)
+    table = []
+    for run in runs:
+        keys = run.keys()
+        row = {"run": run.name, **{name: keys.get(name) for name in names}}
+        row |= {"parameters": run.plan["parameters"], "trained_tokens": run.summary["tokens"]}
+        row |= {"steps": run.summary["steps"], "train_loss": run.summary["loss"]}
+        scores = {key: value for key, value in run.scores.items() if isinstance(value, int | float)}
+        ours = {"tokens": "validation_tokens", "bytes": "validation_bytes"}
+        row |= {ours.get(key, key): value for key, value in scores.items()}
+        for task, metric in report_tasks.columns_of(run.tasks):
+            row[f"task/{task}/{metric}"] = run.tasks[task]["metrics"][metric]["value"]
+        row |= {f"bits_per_byte/{name}": own["bits_per_byte"] for name, own in run.scores.get("sets", {}).items()}
+        row |= {f"epochs/{name}": count for name, count in run.summary["epochs"].items()}
+        row |= {f"bits_per_byte/{name}": own["bits_per_byte"] for name, own in run.scores.get("sources", {}).items()}
+        table.append(row | {"parse_rate": run.facts("sample_model")["parse_rate"]})
+    return table
+
+
+def table_csv(runs: list[Run]) -> str:
+    """Returns the table of runs as CSV."""
+    table = rows(runs)
+    columns = list(dict.fromkeys(name for row in table for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    for row in table:
+        writer.writerow({key: json.dumps(v) if isinstance(v, list) else v for key, v in row.items()})
+    return text.getvalue()
+
+
+def columns(names: list[str]) -> list[dict]:
+    """Returns the columns of the table on the page: a CSV has room for more."""
+    chosen = [{"key": "run", "label": "run", "title": "run", "kind": "name"}]
+    short = [name.rpartition(".")[2] for name in names]
+    for name, last in zip(names, short, strict=True):
+        label = last if short.count(last) == 1 else name
+        chosen.append({"key": name, "label": label, "title": name, "kind": "key"})
+    for key, label, kind in (
+        ("bits_per_byte", "bits per byte", "score"),
+        ("validation_loss", "validation loss", "score"),
+        ("train_loss", "train loss", "score"),
+        ("perplexity", "perplexity", "score"),
+        ("parse_rate", "parse", "share"),
+        ("parameters", "parameters", "count"),
+        ("trained_tokens", "tokens", "count"),
+    ):
+        chosen.append({"key": key, "label": label, "title": key, "kind": kind})
+    return chosen
+
+
+def best(table: list[dict]) -> float:
+    """Returns the least bits per byte in the table."""
+    return min(row["bits_per_byte"] for row in table)

@@ -1,0 +1,45 @@
+"""The table of runs: what varies first, the same each time."""
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import pytest
+from report_tree import RATES, read, two_runs
+
+from makelm import report, report_table
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    return two_runs(tmp_path)
+
+
+def test_several_runs_are_a_table_with_what_varies_first(results):
+    both, one = (report.page(read(results, *names), "today") for names in (("small", "large"), ("small",)))
+    headers = re.findall(r"<th scope=\"col\".*?<button type=\"button\">(.*?)</button>", both)
+    assert headers[:3] == ["run", "learning_rate", "bits per byte"]
+    assert "<table" not in one
+
+
+def test_columns_of_the_same_last_word_keep_their_whole_name():
+    labels = [
+        column["label"] for column in report_table.columns(["tokenizer.kind", "train.optimizer.kind", "train.seed"])
+    ]
+    assert labels[1:4] == ["tokenizer.kind", "train.optimizer.kind", "seed"]
+
+
+def test_table_is_the_same_each_time_and_holds_no_time(results):
+    first = report_table.table_csv(read(results, "small", "large"))
+    for path in results.rglob("*.json"):
+        built = json.loads(path.read_text())
+        if "made" in built:
+            built["made"] |= {"seconds": 1.0, "peak_memory_bytes": 5, "host": "other"}
+            path.write_text(json.dumps(built))
+    assert report_table.table_csv(read(results, "small", "large")) == first
+    rows = list(csv.DictReader(first.splitlines()))
+    assert [row["run"] for row in rows] == ["small", "large"]
+    assert [float(row["train.optimizer.learning_rate"]) for row in rows] == list(RATES.values())
+    assert rows[0]["bits_per_byte"] == "1.612" and rows[0]["validation_tokens"] == "98765"
+    assert not any("second" in column or "time" in column for column in rows[0])
