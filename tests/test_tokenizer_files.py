@@ -9,8 +9,8 @@ import hub
 import pytest
 import sentencepiece
 import tokenizers
-from test_tokenizer import ADVERSARIAL, TEXTS
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+from vocabularies import ADVERSARIAL, TEXTS
 
 from makelm import tokenizer, tokenizer_export, vocabulary
 from makelm.config_tokenizer import HuggingFaceTokenizer, SentencePieceTokenizer
