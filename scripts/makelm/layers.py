@@ -4,7 +4,7 @@ B batch, A batch x heads, T position, S position attended to, N heads, K key/val
 """
 
 from itertools import pairwise
-from math import sqrt
+from math import pi, sqrt
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,31 @@ def linear_backward(kept: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
 
 
 linear.defvjp(lambda x, w: (x @ w, (x, w)), linear_backward)
+
+
+@jax.custom_vjp
+def gelu(x: Array) -> Array:
+    """Returns x times the normal distribution's share below x (Hendrycks and Gimpel 2016), computed in float32.
+
+    By erf, as PyTorch does. JAX's own takes erfc, which on a CPU is three times as much work, and keeps its parts.
+    """
+    wide = x.astype(jnp.float32)
+    return (wide * below(wide)).astype(x.dtype)
+
+
+def below(x: Array) -> Array:
+    """Returns the share of a normal distribution that is below x."""
+    return 0.5 * (1 + jax.lax.erf(x * sqrt(1 / 2)))
+
+
+def gelu_backward(x: Array, g: Array) -> tuple[Array]:
+    """Returns the gradient; both terms come from x anew, which costs less than to keep one."""
+    wide = x.astype(jnp.float32)
+    density = jnp.exp(-0.5 * wide * wide) * sqrt(1 / (2 * pi))
+    return ((g.astype(jnp.float32) * (below(wide) + wide * density)).astype(x.dtype),)
+
+
+gelu.defvjp(lambda x: (gelu(x), x), gelu_backward)
 
 
 def turns(positions_T: np.ndarray | Array, dims: int, base: float) -> tuple[Array, Array]:

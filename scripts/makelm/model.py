@@ -115,7 +115,7 @@ class Attention(nnx.Module):
 
 ACTIVATIONS = {
     "gelu_tanh": partial(jax.nn.gelu, approximate=True),
-    "gelu": partial(jax.nn.gelu, approximate=False),
+    "gelu": layers.gelu,
     "relu_squared": lambda x: jnp.square(jax.nn.relu(x)),
 }
 
