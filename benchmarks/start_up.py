@@ -34,7 +34,10 @@ def words(target: str, *changes: str) -> list[str]:
 def make(folder: Path, target: str, *changes: str) -> float:
     """Returns the seconds that a target took."""
     started = time.monotonic()
-    subprocess.run(words(target, *changes), cwd=folder, check=True, capture_output=True)
+    command = words(target, *changes)
+    done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode:
+        raise SystemExit(done.stdout)
     return time.monotonic() - started
 
 

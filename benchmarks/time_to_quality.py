@@ -78,7 +78,9 @@ class Makelm:
 
     def snakemake(self, target: str) -> None:
         words = [sys.executable, "-m", "snakemake", target, *self.options]
-        subprocess.run(words, cwd=self.folder, check=True, capture_output=True)
+        done = subprocess.run(words, cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        if done.returncode:
+            raise SystemExit(done.stdout)
 
     def train(self) -> float:
         """Returns the seconds from Snakemake's start to its end with only training to do, compiling included."""
