@@ -2,11 +2,12 @@
 
     python benchmarks/start_up.py [--rounds 5]
 
-The default run, with all made that training reads. Cold, the cache of compiled programs is empty; warm, the same
-training was begun before. New samples: sample_model with another seed, of a run that was trained for a few steps.
+The default run, with all made that training reads. Cold, the cache of compiled programs is empty; warm, it has those of
+the same training, begun before. New samples: sample_model with another seed, of a run that was trained for a few steps.
 """
 
 import argparse
+import os
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from pathlib import Path
 from statistics import median
 
 from recording import Table, record
+from turns import forget_programs
 
 ROOT = Path(__file__).resolve().parent.parent
 RUN = "stdlib"
@@ -32,7 +34,10 @@ def words(target: str, *changes: str) -> list[str]:
 def make(folder: Path, target: str, *changes: str) -> float:
     """Returns the seconds that a target took."""
     started = time.monotonic()
-    subprocess.run(words(target, *changes), cwd=folder, check=True, capture_output=True)
+    command = words(target, *changes)
+    done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode:
+        raise SystemExit(done.stdout)
     return time.monotonic() - started
 
 
@@ -41,16 +46,18 @@ def first_step(folder: Path) -> float:
     out = folder / f"results/train_model/{RUN}"
     shutil.rmtree(out, ignore_errors=True)
     started = time.monotonic()
-    command = words(f"results/train_model/{RUN}/manifest.json", f"run.{RUN}.train.steps=1000")
+    # metrics are on disk with the line that is written every log_every steps
+    changes = [f"run.{RUN}.train.steps=1000", f"run.{RUN}.train.log_every=1"]
+    command = words(f"results/train_model/{RUN}/manifest.json", *changes)
     process = subprocess.Popen(
-        command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
     )
     while not any(path.stat().st_size for path in out.glob("checkpoints/*/metrics.jsonl")):
         time.sleep(0.02)
         assert process.poll() is None, f"training ended: {process.returncode}"
     seconds = time.monotonic() - started
-    process.send_signal(signal.SIGTERM)  # it waits for training to save and end
-    process.wait()
+    os.killpg(process.pid, signal.SIGTERM)  # Snakemake alone would wait for the last step
+    process.communicate()  # training has the pipe too: until it has saved and ended
     return seconds
 
 
@@ -65,10 +72,10 @@ def main() -> None:
         make(folder, f"results/train_model/{RUN}/manifest.json", SHORT)
         make(folder, f"results/sample_model/{RUN}/manifest.json", SHORT)
         for number in range(options.rounds):
-            seed = f"run.{RUN}.sample.seed={number + 1}"
+            seed = f"run.{RUN}.sample.seed={number + 2}"  # 1 is the default
             found["new samples"].append(make(folder, f"results/sample_model/{RUN}/manifest.json", SHORT, seed))
         for _ in range(options.rounds):
-            shutil.rmtree(folder / "results/compiled", ignore_errors=True)
+            forget_programs(folder)
             found["cold"].append(first_step(folder))
             found["warm"].append(first_step(folder))
     table = Table("from `snakemake` to", "seconds")

@@ -4,8 +4,8 @@
 
 nanoGPT's README has that recipe: 4 layers, 128 wide, context 64, batch 12, 2,000 steps. By turns are run its train.py,
 makelm's train_model with the same recipe, and with makelm's own, of no more parameters. Each is timed from the start of
-its process to its end, and scored on the whole validation split in windows of 64 characters. Texts are made ready
-before.
+its process to its end, makelm's from that of Snakemake and with no program compiled before, and scored on the whole
+validation split in windows of 64 characters. Texts are made ready before.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import median
 
 from recording import Table, record
-from turns import WORKERS, python_of_peers
+from turns import WORKERS, forget_programs, python_of_peers
 
 ROOT = Path(__file__).resolve().parent.parent
 PRESETS = ROOT / "workflow/presets"
@@ -78,11 +78,14 @@ class Makelm:
 
     def snakemake(self, target: str) -> None:
         words = [sys.executable, "-m", "snakemake", target, *self.options]
-        subprocess.run(words, cwd=self.folder, check=True, capture_output=True)
+        done = subprocess.run(words, cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        if done.returncode:
+            raise SystemExit(done.stdout)
 
     def train(self) -> float:
-        """Returns the seconds from Snakemake's start to its end with only training to do."""
+        """Returns the seconds from Snakemake's start to its end with only training to do, compiling included."""
         shutil.rmtree(self.folder / "results/train_model", ignore_errors=True)
+        forget_programs(self.folder)
         started = time.monotonic()
         self.snakemake(f"results/train_model/{self.run}/manifest.json")
         return time.monotonic() - started

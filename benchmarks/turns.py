@@ -6,6 +6,7 @@ than any of their times.
 
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -67,6 +68,12 @@ def by_turns(workers: Mapping[str, Worker], amount: int, rounds: int) -> dict[st
 def ratio(slower: Sequence[float], faster: Sequence[float]) -> float:
     """Returns the median, over rounds, of how many times as long the first took as the second."""
     return statistics.median(a / b for a, b in zip(slower, faster, strict=True))
+
+
+def forget_programs(folder: Path) -> None:
+    """Empties the cache of compiled programs of a folder that the workflow runs in, and has none other used."""
+    os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
+    shutil.rmtree(folder / ".snakemake/compiled", ignore_errors=True)
 
 
 def python_of_peers(path: Path) -> Path:

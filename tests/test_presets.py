@@ -81,7 +81,6 @@ RATES = {
     "finetune_gpt2_shakespeare": {0: 3e-5, 19: 3e-5},
     "finetune_gptj": {0: 0, 1: 5e-5 / 7, 7: 5e-5, 72: 1e-5},
     "llama_small": {0: 1e-3 / 401, 400: 1e-3, 8000: 1e-4},
-    "shakespeare_char": {0: 1e-3 / 101, 100: 1e-3, 1050: 5.5e-4, 2000: 1e-4},
 }
 
 

@@ -49,7 +49,7 @@ PARAMETERS = {
     "nanojaxgpt": 389_573_376,
     "picodo": 162_129_408,
     "picodo_2025": 124_141_056,
-    "shakespeare_char": 804_480,
+    "shakespeare_char": 206_016,
 }
 ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
