@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from makelm import cli, evaluation, scoring, shards, sources, weights
+from makelm import at_hand, cli, evaluation, scoring, shards, sources, weights
 from makelm.errors import UserError
 
 BASELINES = ("xz_bits_per_byte", "xz_after_train_bits_per_byte")
@@ -41,7 +41,7 @@ def evaluate_model(job: cli.Job) -> None:
     trained = weights.open_run(job.args.model, job.read_input)
     for each in filter(None, (data, more)):
         weights.check_tokenizer(trained, each.tokenizer, str(each.first.path))
-    scorer = scoring.Scorer(trained, scoring.evaluation_mesh(job.config.mesh))
+    scorer = scoring.Scorer(trained, at_hand.make_mesh(job.config.mesh))
     scores = {name: score(job, scorer, folder) for name, folder in data.folders.items()}
     for name, folder in data.folders.items():
         scores[name] |= {baseline: corpora[name]["facts"][baseline] for baseline in BASELINES}

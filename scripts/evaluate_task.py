@@ -9,7 +9,7 @@ import tempfile
 from argparse import ArgumentParser
 from pathlib import Path
 
-from makelm import cli, manifest, scoring, sources, task_contamination, tasks, tokenizer, weights
+from makelm import at_hand, cli, manifest, scoring, sources, task_contamination, tasks, tokenizer, weights
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -39,7 +39,7 @@ def evaluate_task(job: cli.Job) -> None:
         questions = tasks.questions(task, job.config.task.limit)
         facts = {path: content["facts"] for path, content in corpora.items()}
         common = task_contamination.measure(questions, facts, Path(scratch), job.args.cores, job.progress)
-        model = TaskModel(scoring.Scorer(trained, scoring.evaluation_mesh(job.config.mesh)), encoding)
+        model = TaskModel(scoring.Scorer(trained, at_hand.make_mesh(job.config.mesh)), encoding)
         scores, answers = tasks.ask(task, model, job.config.task)
     scores |= {"contamination": common}
     (job.staging / "scores.json").write_text(json.dumps(scores, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

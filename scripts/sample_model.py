@@ -14,7 +14,9 @@ from argparse import ArgumentParser
 from dataclasses import asdict
 from pathlib import Path
 
-from makelm import cli, generate, interactive, manifest, prompts, samples_page, sources, tokenizer, weights
+from jax.sharding import Mesh
+
+from makelm import at_hand, cli, generate, interactive, manifest, prompts, samples_page, sources, tokenizer, weights
 from makelm.generate import Options, Written
 from makelm.model import Skeleton
 from makelm.prompts import Prompt
@@ -41,7 +43,7 @@ def sample_model(job: cli.Job) -> None:
     found = prompts.gather(settings.prompts, encoding, folders)
     asked = [prompt for prompt in found for _ in range(settings.samples_per_prompt)]
     options = [options_of(settings, settings.seed + index) for index in range(len(asked))]
-    engine = make_engine(trained, encoding, asked, options)
+    engine = make_engine(trained, encoding, asked, options, at_hand.make_mesh(job.config.mesh))
     written = generate.generate(engine, [prompt.ids for prompt in asked], options)
     rows = zip(asked, options, written, strict=True)
     samples = [describe(encoding, index, *row, settings.language) for index, row in enumerate(rows)]
@@ -55,13 +57,19 @@ def options_of(settings, seed: int) -> Options:
 
 
 def make_engine(
-    trained: weights.Weights, encoding: tokenizer.Tokenizer, asked: list[Prompt], options: list[Options]
+    trained: weights.Weights,
+    encoding: tokenizer.Tokenizer,
+    asked: list[Prompt],
+    options: list[Options],
+    mesh: Mesh,
 ) -> generate.Engine:
     """Returns an engine with room for these samples, of few sizes: what is written depends on them by rounding."""
-    skeleton = Skeleton(trained.model, trained.vocab_size, trained.end_of_text)
+    skeleton = Skeleton(trained.model, trained.vocab_size, trained.end_of_text, mesh)
     slots = min(generate.power(len(asked), 1), generate.SLOTS)
     length = generate.slot_length([prompt.ids for prompt in asked], options, trained.model.context_length)
-    return generate.Engine(skeleton, trained.parameters, encoding.tokens, encoding.end_of_text, slots, length)
+    readers = min(slots, generate.READERS)
+    parameters, end = at_hand.place(trained.parameters, mesh), encoding.end_of_text
+    return generate.Engine(skeleton, parameters, encoding.tokens, end, slots, length, readers=readers)
 
 
 def describe(

@@ -24,7 +24,7 @@ def decoded(model, tokens_BT: np.ndarray, read_B: list[int], steps: int, begin_B
     for row, count in enumerate(read_B):
         prompt_P = np.zeros(8, np.int32)
         prompt_P[:count] = tokens_BT[row, :count]
-        cache = decoding.insert(skeleton, cache, read(parameters, prompt_P[None]), row)
+        cache = decoding.insert(skeleton, cache, read(parameters, prompt_P[None]), np.array([row]))
     start_B, begin_B, chunk = np.array(read_B), np.array(begin_B), None
     for number in range(steps):
         if number % SIZE == 0:

@@ -5,9 +5,9 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
-from conftest import config, configfile, forward, random_parameters, shape
+from conftest import config, forward, random_parameters, shape
 
-from makelm import sharding
+from makelm import at_hand
 from makelm.errors import UserError
 from makelm.generate import Engine, Options, generate, slot_length
 from makelm.model import Skeleton
@@ -27,8 +27,8 @@ def engine(slots: int = 2, skeleton: Skeleton = SKELETON, parameters=PARAMETERS,
 
 @pytest.fixture(scope="module")
 def shared() -> Engine:
-    """An engine of two slots, whose functions are compiled once."""
-    return engine()
+    """An engine of two slots that reads two prompts at once, whose functions are compiled once."""
+    return engine(readers=2)
 
 
 def test_greedy_is_the_full_forward_pass_token_for_token(shared):
@@ -88,6 +88,68 @@ def test_slots_are_refilled_while_others_go_on_and_can_be_left(shared):
     assert shared.free == [0, 1] and shared.step() == []
 
 
+LONG = [*PROMPTS, [number % END for number in range(25)], [7] * 40, [8, END, 9], [END], list(range(17))]
+
+
+@pytest.fixture(scope="module", params=["plain", "masked", "slides"])
+def reading(request) -> Engine:
+    """An engine that reads four prompts at once, of several models."""
+    model = shape(
+        n_layers=2,  # what the first one keeps depends on no other position
+        context_length=8 if request.param == "slides" else 32,
+        mask_documents=request.param == "masked",
+    )
+    return engine(4, Skeleton(model, V, END), random_parameters(model, V), readers=4)
+
+
+def test_no_bit_of_a_text_depends_on_what_is_read_with_it(reading):
+    options = [replace(WARM if n % 2 else GREEDY, seed=n, max_new_tokens=3 + n) for n in range(len(LONG))]
+    together = generate(reading, LONG, options)
+    assert generate(reading, LONG[::-1], options[::-1]) == together[::-1]
+    assert [generate(reading, [prompt], [chosen])[0] for prompt, chosen in zip(LONG, options, strict=True)] == together
+
+
+def test_a_reading_leaves_the_other_slots_as_they_are(reading):
+    def others(taken: int) -> list[np.ndarray]:
+        held = jax.device_get((reading.cache, reading.rows))
+        return [np.delete(x, taken, axis=0) for x in jax.tree.leaves(held)]
+
+    first = reading.admit_all([(prompt, GREEDY) for prompt in LONG[:3]])
+    reading.step()
+    reading.release(first[1])
+    before = others(first[1])
+    assert reading.admit(LONG[5], GREEDY) == first[1]  # one prompt in a reading of four
+    for x, y in zip(before, others(first[1]), strict=True):
+        np.testing.assert_array_equal(x, y)
+    for slot in first:
+        reading.release(slot)
+
+
+def test_a_wrong_prompt_among_several_takes_no_slot(shared):
+    with pytest.raises(UserError, match="at least one token"):
+        shared.admit_all([([1], GREEDY), ([], GREEDY)])
+    assert shared.free == [0, 1]
+
+
+def test_prompts_of_like_lengths_are_read_together_and_a_reading_waits_until_half_of_it_is_used(monkeypatch):
+    read, used = Engine.read, []
+    monkeypatch.setattr(
+        Engine, "read", lambda self, length, texts: (used.append(len(texts)), read(self, length, texts))
+    )
+    options = [replace(GREEDY, ends=False, max_new_tokens=1 + 4 * n) for n in range(8)]
+    generate(engine(4, readers=4), [[1] * (3 + 20 * (n % 2)) for n in range(8)], options)
+    assert used == [4, 2, 2]
+
+
+def test_what_was_read_and_written_is_counted_and_compiling_is_not():
+    fresh, options = engine(4, readers=2), [replace(GREEDY, ends=False)] * 5
+    generate(fresh, PROMPTS, options)
+    read, compiling = fresh.speed.read, fresh.speed.compiling
+    generate(fresh, PROMPTS, options)
+    assert fresh.speed.read == read + sum(len(prompt) - 1 for prompt in PROMPTS) and fresh.speed.compiling == compiling
+    assert fresh.speed.written >= 5 * 9 and min(fresh.speed.reading, fresh.speed.writing, compiling) > 0
+
+
 def test_options_and_lengths_compile_nothing_anew(shared):
     generate(shared, PROMPTS[:2], [WARM, WARM])
     before = len(shared.compiled)
@@ -114,19 +176,18 @@ def test_rotary_positions_slide_and_learned_ones_end():
         generate(ending, [[]], [GREEDY])
 
 
-def test_a_mesh_writes_the_same():
+@pytest.mark.parametrize("readers", [1, 5])
+def test_a_mesh_writes_the_same(readers):
     model = shape(vocab_multiple=4, n_layers=1, positions={"kind": "rope"})
     parameters = random_parameters(model, V)
-    options = [replace(WARM, seed=n, top_p=0.9) for n in range(3)]
-    expected = generate(engine(4, Skeleton(model, V), parameters), PROMPTS[:3], options)
-    axes = configfile.parse(config.Mesh, {"data": 2, "fsdp": 2, "tensor": 2}, "test")
-    mesh = sharding.make_mesh(axes, jax.devices())
-    placed = {
-        name: jax.device_put(value, sharding.parameter_sharding(mesh, name, value.shape))
-        for name, value in parameters.items()
-    }
-    found = generate(engine(4, Skeleton(model, V, mesh=mesh), placed), PROMPTS[:3], options)
+    options = [replace(WARM, seed=n, top_p=0.9) for n in range(5)]
+    expected = generate(engine(4, Skeleton(model, V), parameters), PROMPTS, options)
+    mesh = at_hand.make_mesh(config.Mesh(data=2, fsdp=2, tensor=2))
+    shared = engine(5, Skeleton(model, V, mesh=mesh), at_hand.place(parameters, mesh), readers=readers)
+    assert len(shared.slots) == 8 and shared.readers == (4 if readers == 1 else 8)  # four groups share them
+    found = generate(shared, PROMPTS, options)
     assert [each.ids for each in found] == [each.ids for each in expected]
+    assert generate(shared, PROMPTS[::-1], options[::-1]) == found[::-1]
 
 
 def test_weights_that_are_no_numbers_are_an_error():

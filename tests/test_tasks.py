@@ -11,7 +11,7 @@ import pytest
 from conftest import shape
 from questions import ROWS, TEXT, made, requests, scorer_of, weights_of, write_task
 
-from makelm import config, documents, scoring, task_contamination, tasks
+from makelm import config, documents, task_contamination, tasks
 from makelm.config_asking import Asking, TaskSource
 from makelm.errors import UserError
 from makelm.model import Skeleton
@@ -170,11 +170,6 @@ def test_a_mesh_of_devices_answers_the_same(model, trained, encoding):
     one = model.loglikelihood(requests("loglikelihood", *ASKED))
     np.testing.assert_allclose([f for f, _ in found], [o for o, _ in one], atol=1e-4)
     assert [f for _, f in found] == [o for _, o in one]
-
-
-def test_a_mesh_that_does_not_fit_the_devices_is_one_of_a_single_device():
-    assert scoring.evaluation_mesh(config.Mesh(data=3, fsdp=1, tensor=1)).size == 1
-    assert scoring.evaluation_mesh(config.Mesh(data=2, fsdp=-1, tensor=1)).shape["fsdp"] == 4
 
 
 def test_what_is_written_is_the_greedy_text_up_to_the_stop(model, of_window, encoding):

@@ -12,13 +12,13 @@ import jax  # noqa: E402
 import own_step  # noqa: E402
 
 from makelm import model  # noqa: E402
-from makelm.generate import Engine, Options, generate  # noqa: E402
+from makelm.generate import READERS, Engine, Options, generate  # noqa: E402
 
 given = task()
 shape, rows = own_step.settings(given).model, given["rows"]
 parameters = jax.jit(lambda: model.initialize(shape, given["vocabulary"], 0))()
 skeleton = model.Skeleton(shape, given["vocabulary"])
-engine = Engine(skeleton, parameters, [b"a"] * given["vocabulary"], None, rows)
+engine = Engine(skeleton, parameters, [b"a"] * given["vocabulary"], None, rows, readers=min(rows, READERS))
 drawn = {"temperature": 0.8, "top_k": given["top_k"]}
 
 

@@ -90,13 +90,14 @@ def read(model: Transformer, tokens_RP: Array) -> Cache:
     return Cache(tuple(keys), tuple(values))
 
 
-def insert(skeleton: Skeleton, cache: Cache, prompt: Cache, slot: Array) -> Cache:
-    """Returns a cache in which a row begins with the first row of a prompt's keys and values."""
+def insert(skeleton: Skeleton, cache: Cache, prompts: Cache, slot_R: Array) -> Cache:
+    """Returns a cache in which the rows slot_R begin with prompts' keys and values; no row has the number B."""
 
     def put(x_BKSH: Array, read_RKPH: Array) -> Array:
-        return settled(skeleton, jax.lax.dynamic_update_slice(x_BKSH, read_RKPH[:1], (slot, 0, 0, 0)))
+        placed = x_BKSH.at[slot_R, :, : read_RKPH.shape[2]].set(read_RKPH, mode="drop")
+        return settled(skeleton, placed)
 
-    return jax.tree.map(put, cache, prompt)
+    return jax.tree.map(put, cache, prompts)
 
 
 def looked_at(cache: Cache, width: int) -> Cache:

@@ -4,11 +4,13 @@ A prompt but its last token is read as in training and goes into a slot's part o
 chunk of tokens for all slots in one dispatch. A slot that is free takes the next prompt while the others go on. Shapes
 are few: prompts are filled up to powers of two, and of the cache 256, 1024, 4096, ... positions are looked at.
 
-B slots, V vocabulary, P positions read, C chunk, A alternatives
+Prompts that are filled up to the same length are read together, an engine's number of them; where there are fewer,
+rows that belong to no slot take the place of the rest. So which ones are read together changes no bit of a text.
+
+B slots, R rows read at once, V vocabulary, P positions read, C chunk, A alternatives
 """
 
 import time
-from collections import deque
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -28,6 +30,7 @@ from makelm.sampling import Drawing, Needs, Options
 from makelm.text_stream import TextStream
 
 SLOTS = 32  # more prompts wait for a free one
+READERS = 8  # prompts read at once where many come; more make it no faster on a CPU
 CHUNK = 16  # tokens between two looks at what was written
 LEAST_READ, LEAST_LOOKED = 16, 256  # positions; fewer are filled up
 
@@ -133,17 +136,19 @@ class Engine:
         slots: int = SLOTS,
         length: int | None = None,
         chunk: int = CHUNK,
+        readers: int = 1,
     ):
         """`tokens` are the bytes of each id; `length` are the positions a text may have, at most (and by default) the
-        context. Slots become so many more that devices share them evenly.
+        context; `readers` are the rows of each reading, used or not. Slots and readers become so many more that
+        devices share them evenly.
         """
         self.skeleton, self.tokens, self.end_of_text, self.chunk = skeleton, tokens, end_of_text, chunk
-        self.groups = sharding.parts(skeleton.mesh, *decoding.ROWS)
+        groups = sharding.parts(skeleton.mesh, *decoding.ROWS)
         self.context = skeleton.shape.context_length
         self.length = self.context if length is None else min(length, self.context)
         self.kept = max(self.length, chunk)  # there is room for all tokens of a chunk
         self.parameters = decoding.prepare(skeleton, parameters)
-        batch = -(-slots // self.groups) * self.groups
+        batch, self.readers = (-(-number // groups) * groups for number in (slots, readers))
         self.cache = decoding.empty_cache(skeleton, batch, self.kept)
         self.rows = empty_rows(skeleton, batch)
         self.slots: list[Slot | None] = [None] * batch
@@ -168,29 +173,60 @@ class Engine:
         assert all(options.stop), "an empty stop string would end every text"
 
     def admit(self, prompt: Sequence[int], options: Options) -> int:
-        """Takes a prompt into a free slot and returns its number.
+        """Takes a prompt into a free slot and returns its number. Raises UserError as `check` does."""
+        return self.admit_all([(prompt, options)])[0]
 
-        Of a prompt longer than the context the last context_length tokens count. Raises UserError as `check` does.
+    def admit_all(self, texts: Sequence[tuple[Sequence[int], Options]]) -> list[int]:
+        """Takes prompts into as many free slots and returns their numbers.
+
+        Of a prompt longer than the context the last context_length tokens count. Raises UserError as `check` does, and
+        then takes none.
         """
-        self.check(prompt, options)
-        started, slot = time.monotonic(), self.free[0]
-        seen_V = np.zeros(self.skeleton.vocab_size, bool)
-        seen_V[list(prompt)] = True
-        prompt = list(prompt[-self.context :])
-        tokens_P = np.zeros(min(power(len(prompt) - 1, LEAST_READ), self.length), np.int32)
-        tokens_P[: len(prompt) - 1] = prompt[:-1]
-        start = (prompt[-1], len(prompt) - 1, self.begin(prompt), options.max_new_tokens, options.ends)
-        drawing = sampling.row(options, self.skeleton.vocab_size)
-        self.cache, self.rows = take_in(
-            self.skeleton, self.groups, self.parameters, self.cache, self.rows, slot, tokens_P, start, seen_V, drawing
-        )
-        stream, random = TextStream(self.tokens, options.stop), np.random.Generator(np.random.Philox(options.seed))
-        self.slots[slot] = Slot(options, len(prompt) - 1, stream, random)
-        jax.block_until_ready(self.rows)
-        if self.took(started, len(tokens_P)):
-            self.speed.read += len(prompt) - 1
+        for text in texts:
+            self.check(*text)
+        slots, waiting = self.free[: len(texts)], {}
+        assert len(slots) == len(texts), f"{len(texts)} prompts for {len(slots)} free slots"
+        for slot, (prompt, options) in zip(slots, texts, strict=True):
+            waiting.setdefault(self.read_length(prompt), []).append((slot, prompt, options))
+        for length, alike in waiting.items():
+            for first in range(0, len(alike), self.readers):
+                self.read(length, alike[first : first + self.readers])
+        return slots
+
+    def read_length(self, prompt: Sequence[int]) -> int:
+        """Returns the positions that a prompt is filled up to when it is read: all but its last token."""
+        return min(power(len(prompt) - 1, LEAST_READ), self.length)
+
+    def read(self, length: int, texts: list[tuple[int, Sequence[int], Options]]) -> None:
+        """Reads prompts of slots, at most as many as a reading has rows, each filled up to the same length."""
+        if new := length not in self.compiled:
+            self.finish_reading()  # it has no part in what compiling takes
+        started, tokens = time.monotonic(), 0
+        tokens_RP = np.zeros((self.readers, length), np.int32)
+        slot_R = np.full(self.readers, len(self.slots), np.int32)  # no slot: that row is left out
+        first = []
+        for row, (slot, prompt, options) in enumerate(texts):
+            prompt, seen = list(prompt[-self.context :]), prompt
+            tokens_RP[row, : len(prompt) - 1] = prompt[:-1]
+            slot_R[row] = slot
+            first.append(first_row(self.skeleton.vocab_size, seen, prompt, self.begin(prompt), options))
+            stream, random = TextStream(self.tokens, options.stop), np.random.Generator(np.random.Philox(options.seed))
+            self.slots[slot] = Slot(options, len(prompt) - 1, stream, random)
+            tokens += len(prompt) - 1
+        first += first[:1] * (self.readers - len(first))
+        rows = jax.tree.map(lambda *each: np.stack(each), *first)
+        self.cache, self.rows = take_in(self.skeleton, self.parameters, self.cache, self.rows, slot_R, tokens_RP, rows)
+        if new:
+            jax.block_until_ready(self.rows)
+        if self.took(started, length):  # what it still takes is counted in the next step
+            self.speed.read += tokens
             self.speed.reading += time.monotonic() - started
-        return slot
+
+    def finish_reading(self) -> None:
+        """Waits until what was taken in has been read."""
+        started = time.monotonic()
+        jax.block_until_ready(self.rows)
+        self.speed.reading += time.monotonic() - started
 
     def begin(self, prompt: list[int]) -> int:
         """Returns where the document begins that a prompt ends in, as far as the model makes a difference."""
@@ -207,6 +243,7 @@ class Engine:
         live = {number: slot for number, slot in enumerate(self.slots) if slot is not None}
         if not live:
             return []
+        self.finish_reading()
         started = time.monotonic()
         width = min(power(max(slot.length for slot in live.values()), LEAST_LOOKED, 4), self.kept)
         needed = sampling.needs([slot.options for slot in live.values()])
@@ -265,15 +302,19 @@ def generate(engine: Engine, prompts: Sequence[Sequence[int]], options: Sequence
     What it writes after one depends neither on the others nor on their order, up to rounding where other shapes are
     compiled for them.
     """
-    for prompt, chosen in zip(prompts, options, strict=True):
-        engine.check(prompt, chosen)
-    waiting = deque(enumerate(zip(prompts, options, strict=True)))
+    texts = list(zip(prompts, options, strict=True))
+    for text in texts:
+        engine.check(*text)
+    # the last ones are taken first: long ones, and beside each other those that can be read together
+    waiting = sorted(range(len(texts)), key=lambda number: engine.read_length(prompts[number]))
     pieces: list[list[Piece]] = [[] for _ in prompts]
     places: dict[int, int] = {}
     while waiting or places:
-        for _ in range(min(len(waiting), len(engine.free))):
-            number, (prompt, chosen) = waiting.popleft()
-            places[engine.admit(prompt, chosen)] = number
+        count = min(len(waiting), len(engine.free))
+        # a reading takes as long for one prompt as for all of its rows: it waits until half of them are used
+        if 2 * count >= engine.readers or count == len(waiting) or not places:
+            taken = [waiting.pop() for _ in range(count)]
+            places |= zip(engine.admit_all([texts[number] for number in taken]), taken, strict=True)
         for piece in engine.step():
             pieces[places[piece.slot]].append(piece)
             if piece.finish_reason:
@@ -319,26 +360,28 @@ def settled(skeleton: Skeleton, rows: Rows) -> Rows:
     return jax.tree.map(lambda x: sharding.laid_out(skeleton.mesh, x, decoding.ROWS), rows)
 
 
-@partial(jax.jit, static_argnums=(0, 1), donate_argnums=(3, 4))
+def first_row(vocab_size: int, seen: Sequence[int], read: list[int], begin: int, options: Options) -> Rows:
+    """Returns the row of a text whose prompt is read but for its last token, without the dim B."""
+    seen_V = np.zeros(vocab_size, bool)
+    seen_V[list(seen)] = True
+    numbers = map(np.int32, (read[-1], len(read) - 1, begin, 0, options.max_new_tokens))
+    return Rows(*numbers, np.bool_(options.ends), np.False_, seen_V, sampling.row(options, vocab_size))
+
+
+@partial(jax.jit, static_argnums=0, donate_argnums=(2, 3))
 def take_in(
     skeleton: Skeleton,
-    groups: int,
     parameters: Parameters,
     cache: Cache,
     rows: Rows,
-    slot: Array,
-    tokens_P: Array,
-    start: tuple,
-    seen_V: Array,
-    drawing: Drawing,
+    slot_R: Array,
+    tokens_RP: Array,
+    new: Rows,
 ) -> tuple[Cache, Rows]:
-    """Returns cache and rows with a prompt in a slot; `start` is token, position, begin, limit, ends."""
-    # devices that have rows of their own all read the same prompt
-    prompt = decoding.read(skeleton(parameters), jnp.tile(tokens_P[None], (groups, 1)))
-    token, position, begin, limit, ends = start
-    new = Rows(token, position, begin, 0, limit, ends, False, seen_V, drawing)
-    rows = jax.tree.map(lambda all_B, one: all_B.at[slot].set(one), rows, new)
-    return decoding.insert(skeleton, cache, prompt, slot), settled(skeleton, rows)
+    """Returns cache and rows with prompts in their slots; the `new` rows have the dim R for B. No slot has number B."""
+    prompts = decoding.read(skeleton(parameters), tokens_RP)
+    rows = jax.tree.map(lambda all_B, new_R: all_B.at[slot_R].set(new_R, mode="drop"), rows, new)
+    return decoding.insert(skeleton, cache, prompts, slot_R), settled(skeleton, rows)
 
 
 @partial(jax.jit, static_argnums=(0, 1), donate_argnums=(3, 4))

@@ -8,27 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from makelm import config, sharding
-from makelm.errors import UserError
+from makelm import at_hand, sharding
 from makelm.loss import token_losses
-from makelm.meshes import mesh_shape
 from makelm.model import Skeleton
 from makelm.weights import Weights
 
 ROWS = 16  # of one forward pass; a last one is filled up, so that no number depends on how many there are
-
-
-def evaluation_mesh(mesh: config.Mesh) -> Mesh:
-    """Returns a run's mesh over the devices at hand; of one device, where it does not fit so many.
-
-    A run that was trained on a cluster is scored wherever its weights have room.
-    """
-    devices = jax.local_devices()
-    try:
-        mesh_shape(mesh, len(devices))
-    except UserError:
-        devices, mesh = devices[:1], config.Mesh(data=1, fsdp=1, tensor=1)
-    return sharding.make_mesh(mesh, devices)
 
 
 class Scorer:
@@ -40,10 +25,7 @@ class Scorer:
         self.rows = -(-rows // groups) * groups
         self.context = trained.model.context_length
         self.trained, self.mesh, vocab_size = trained, mesh, trained.vocab_size
-        self.parameters = {
-            name: jax.device_put(value, sharding.parameter_sharding(mesh, name, value.shape))
-            for name, value in trained.parameters.items()
-        }
+        self.parameters = at_hand.place(trained.parameters, mesh)
         self.layout = NamedSharding(mesh, sharding.BATCH)
         skeleton = Skeleton(trained.model, vocab_size, trained.end_of_text, mesh)
 

@@ -102,6 +102,7 @@ class DownloadTask(Part):
 
 
 class SampleModel(Part, Mixed):
+    mesh: Mesh
     sample: Sample
 
 
@@ -142,7 +143,7 @@ PARTS: dict[str, type[Part]] = {
 # Which of a run's sections each stage of a run reads.
 RUN_STAGES = {
     "train_model": ("corpus", "model", "hardware", "mesh", "compute", "start", "train", "tracking"),
-    "sample_model": ("corpus", "sample"),
+    "sample_model": ("corpus", "mesh", "sample"),
     "evaluate_model": ("corpus", "mesh", "evaluate"),
     "evaluate_task": ("corpus", "mesh"),
     "export_model": ("export",),

@@ -71,8 +71,8 @@ class TaskModel(LM):
         """What writes, in as many slots as rows are scored at a time."""
         trained, scorer = self.scorer.trained, self.scorer
         skeleton = Skeleton(trained.model, trained.vocab_size, trained.end_of_text, scorer.mesh)
-        end = self.encoding.end_of_text
-        return generate.Engine(skeleton, scorer.parameters, self.encoding.tokens, end, scorer.rows)
+        end, readers = self.encoding.end_of_text, min(scorer.rows, generate.READERS)
+        return generate.Engine(skeleton, scorer.parameters, self.encoding.tokens, end, scorer.rows, readers=readers)
 
     # ---- from texts to tokens
 

@@ -116,6 +116,7 @@ rule sample_model:
     threads: lambda wildcards: SETTINGS.run[wildcards.run].cores
     resources:
         **asked("sample_model"),
+        execution=lambda wildcards: execution("sample_model", wildcards.run),
         accelerator=1,
     params:
         config=lambda wildcards: keys("sample_model", wildcards.run),
@@ -126,6 +127,7 @@ rule sample_model:
     shell:
         "{resources.launch} python {input.script:q}"
         " --config {params.config:q}"
+        " --execution {resources.execution:q}"
         " --model {params.model:q}"
         " --tokenizer {params.tokenizer:q}"
         " {params.shards:q}"
