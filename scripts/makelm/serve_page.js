@@ -1,17 +1,19 @@
 // The page to try a model: asks the API of the server that it came from, and shows what comes, token by token.
-// A text is {prompt, tokens, seed, end, view}; a token {text, logprob, others: [[text, logprob], ...], chosen}.
+// A text is {prompt, tokens, seed, end, view}; a token {text, logprob, others: [[text, logprob], ...], own, chosen}, where
+// own is the one of others that it is.
 "use strict";
 (() => {
   const $ = (selector) => document.querySelector(selector);
   const form = $("#ask"), panel = $("#panel"), { run, levels } = document.currentScript.dataset;
   const BOUNDS = JSON.parse(levels).map(Math.log);
   const ALTERNATIVES = 5;
+  const PART = /^bytes:(\\x[0-9a-f]{2})+$/; // what the server calls a token that is no whole character
   const DWELL = 120, LINGER = 350; // ms until the panel follows the pointer to a token, and until it goes
   const KEPT = `makelm ${run}`, TOKEN = "makelm token";
 
   let model = null; // what the server says of it
   let texts = []; // those on the page
-  let work = null; // what is being written: {abort, targets, began, first, tokens, early}
+  let work = null; // what is being written: {abort, targets, stops, began, first, tokens, early}
   let past = []; // the texts before each change
 
   /** Returns a storage, or a substitute where the browser keeps nothing. */
@@ -29,7 +31,7 @@
 
   const visible = (text) => text.replace(/[\x00-\x08\x0b-\x1f\x7f]/g, (c) => (c === "\x7f" ? "␡" : String.fromCharCode(0x2400 + c.charCodeAt(0))));
   const spaces = (run) => (run.length > 4 ? `␣×${run.length}` : "␣".repeat(run.length));
-  const signs = (text) => visible(text.replace(/ +/g, spaces).replaceAll("\n", "⏎").replaceAll("\t", "⇥")) || "(nothing yet)";
+  const signs = (text) => visible(text.replace(/ +/g, spaces).replaceAll("\n", "⏎").replaceAll("\t", "⇥")) ;
   const whole = (number) => number.toLocaleString("en-US");
   const compact = new Intl.NumberFormat("en-US", { notation: "compact", maximumSignificantDigits: 3 });
   const count = (number) => (number < 1e4 ? whole(number) : compact.format(number).replace("K", "k"));
@@ -43,7 +45,7 @@
   /** Something that went wrong and is to be told; `field` is the name of the option that it is about. */
   class Failure extends Error {
     constructor(message, field) {
-      super(message);
+      super(field ? message.replace(`${field}: `, "") : message);
       this.field = field;
     }
   }
@@ -233,13 +235,17 @@
     hide();
   }
 
+  /** Returns a token. It is among its alternatives, which are called otherwise than its text where that is part of a character. */
+  function token(text, logprob, likely) {
+    const others = Object.entries(likely).sort((a, b) => b[1] - a[1]);
+    const distance = ([, value]) => Math.abs(value - logprob);
+    const own = others.find(([word]) => word === text) ?? others.reduce((a, b) => (distance(b) < distance(a) ? b : a));
+    return { text, logprob, others, own };
+  }
+
   function add(text, { tokens, token_logprobs, top_logprobs }) {
     const atEnd = innerHeight + scrollY >= document.documentElement.scrollHeight - 20;
-    const added = tokens.map((word, i) => ({
-      text: word,
-      logprob: token_logprobs[i],
-      others: Object.entries(top_logprobs[i]),
-    }));
+    const added = tokens.map((word, i) => token(word, token_logprobs[i], top_logprobs[i]));
     text.tokens.push(...added);
     text.view.querySelector(".text").append(...added.map(span));
     reachable(text);
@@ -258,7 +264,7 @@
         add(text, logprobs);
         work.tokens += logprobs.tokens.length;
       }
-      if (reason) end(text, reason === "length" ? "cut at" : "ended after");
+      if (reason) end(text, reason === "length" ? "cut at" : work.stops ? "ended by the model or a stop string after" : "ended by the model after");
       caption(text);
     }
     // the first chunk came without telling how long it took to write
@@ -279,7 +285,7 @@
   async function ask(prompt, targets) {
     tell("");
     const { seed = crypto.getRandomValues(new Uint32Array(1))[0], ...options } = request();
-    const own = (work = { abort: new AbortController(), targets, began: performance.now(), first: null, tokens: 0, early: null });
+    const own = (work = { abort: new AbortController(), targets, began: performance.now(), first: null, tokens: 0, early: null, stops: Boolean(options.stop) });
     targets.forEach((text, number) => Object.assign(text, { end: null, seed: seed + number }));
     busy();
     try {
@@ -345,9 +351,9 @@
   }
 
   /** Puts another token in the place of one, and goes on from there. */
-  function rewrite(text, place, [word, logprob]) {
+  function rewrite(text, place, other) {
     if (!ready()) return;
-    text.tokens = [...text.tokens.slice(0, place), { ...text.tokens[place], text: word, logprob, chosen: true }];
+    text.tokens = [...text.tokens.slice(0, place), { ...text.tokens[place], text: other[0], logprob: other[1], own: other, chosen: true }];
     refill(text);
     hide();
     text.view.querySelector(".on").focus();
@@ -421,19 +427,17 @@
     close.type = "button";
     close.setAttribute("aria-label", "Close");
     close.addEventListener("click", leave);
-    const known = token.others.some(([word]) => word === token.text);
-    const others = [...token.others, ...(known ? [] : [[token.text, token.logprob]])].sort((a, b) => b[1] - a[1]);
-    list.append(...others.map((other) => row(other, other[0] === token.text)));
-    const rest = 1 - others.reduce((sum, [, logprob]) => sum + Math.exp(logprob), 0);
+    list.append(...token.others.map((other) => row(other, other === token.own)));
+    const rest = 1 - token.others.reduce((sum, [, logprob]) => sum + Math.exp(logprob), 0);
     if (rest > 5e-4) list.append(make("li", "", make("span", "rest", ...cells("all others", rest))));
-    return [make("header", "", make("span", "word", signs(token.text)), percent(Math.exp(token.logprob)), close), list];
+    return [make("header", "", make("span", "word", signs(token.own[0])), percent(Math.exp(token.logprob)), close), list];
   }
 
-  function row([word, logprob], own) {
-    const button = make("button", own ? "own" : "", ...cells(signs(word), Math.exp(logprob)));
+  function row(other, own) {
+    const [word, logprob] = other, button = make("button", own ? "own" : "", ...cells(signs(word), Math.exp(logprob)));
     button.type = "button";
-    button.disabled = own;
-    button.addEventListener("click", () => rewrite(shown.text, shown.place, [word, logprob]));
+    button.disabled = own || PART.test(word);
+    button.addEventListener("click", () => rewrite(shown.text, shown.place, other));
     return make("li", "", button);
   }
 
