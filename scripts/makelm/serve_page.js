@@ -100,13 +100,10 @@
     $("#facts").replaceChildren(...figures({
       parameters: [count(model.parameters)], context: [count(model.context_length), "tokens"], vocabulary: [count(model.vocab_size), "tokens"],
     }));
-    for (const [name, most] of Object.entries(model.limits ?? {})) {
-      const field = form.elements[name];
-      if (!field) continue;
-      field.max = most;
-      if (Number(field.defaultValue) > most) field.defaultValue = most;
-    }
-    describe();
+    const { max_tokens: field } = form.elements;
+    field.max = model.max_tokens;
+    field.defaultValue = Math.min(field.defaultValue, model.max_tokens);
+    changed();
   }
 
   function figures(facts) {
@@ -221,11 +218,12 @@
   }
 
   function caption(text) {
-    const busy = Boolean(work?.targets.includes(text));
-    text.view.classList.toggle("writing", busy && !text.end);
+    const writing = Boolean(work?.targets.includes(text)) && !text.end, button = text.view.querySelector(".on");
+    text.view.classList.toggle("writing", writing);
     text.view.querySelector(".end").textContent = text.end ?? `${plural(text.tokens.length, "token")} …`;
     text.view.querySelector(".seed").textContent = `seed ${text.seed}`;
-    text.view.querySelector(".on").textContent = busy ? "Stop" : "Go on";
+    button.textContent = writing ? "Stop" : "Go on";
+    button.disabled = Boolean(work) && !writing;
   }
 
   function show() {
@@ -282,14 +280,14 @@
   }
 
   /** Has texts written on, all from the same prompt, and returns when that has ended. */
-  async function ask(prompt, targets) {
+  async function ask(prompt, targets, more) {
     tell("");
     const { seed = crypto.getRandomValues(new Uint32Array(1))[0], ...options } = request();
     const own = (work = { abort: new AbortController(), targets, began: performance.now(), first: null, tokens: 0, early: null, stops: Boolean(options.stop) });
     targets.forEach((text, number) => Object.assign(text, { end: null, seed: seed + number }));
     busy();
     try {
-      const body = { ...options, seed, prompt, n: targets.length, stream: true, logprobs: ALTERNATIVES };
+      const body = { ...options, seed, prompt, n: targets.length, stream: true, logprobs: ALTERNATIVES, ...more };
       for await (const chunk of chunks(await call("v1/completions", body, own.abort.signal))) if (work === own) take(chunk);
     } catch (error) {
       if (error instanceof Failure) fail(error);
@@ -346,18 +344,33 @@
     ask(prompt, texts);
   }
 
-  function goOn(text) {
-    if (ready()) ask(text.prompt + join(text.tokens), [text]);
+  /** Has a text written on from its end; of a long one, the model reads as much as it can. */
+  function writeOn(text) {
+    ask(text.prompt + join(text.tokens), [text], { truncate_prompt_tokens: -1 });
   }
 
-  /** Puts another token in the place of one, and goes on from there. */
+  function goOn(text) {
+    if (ready()) writeOn(text);
+  }
+
+  /** Puts another token in the place of one, and goes on from there; where a text can end, that ends it. */
   function rewrite(text, place, other) {
     if (!ready()) return;
+    if (other[0] === model.end_of_text) return cut(text, place);
     text.tokens = [...text.tokens.slice(0, place), { ...text.tokens[place], text: other[0], logprob: other[1], own: other, chosen: true }];
     refill(text);
     hide();
     text.view.querySelector(".on").focus();
-    ask(text.prompt + join(text.tokens), [text]);
+    writeOn(text);
+  }
+
+  function cut(text, place) {
+    text.tokens = text.tokens.slice(0, place);
+    text.end = null;
+    end(text, "ended by you after");
+    refill(text);
+    hide();
+    busy();
   }
 
   function undo() {
@@ -415,7 +428,10 @@
 
   /** Puts the panel below a token, or above it where there is no room; on a narrow page the style sheet has it at the bottom. */
   function put(node) {
-    if (getComputedStyle(panel).position === "fixed") return node.scrollIntoView({ block: "nearest" });
+    if (getComputedStyle(panel).position === "fixed") {
+      if (shown.pinned) node.scrollIntoView({ block: "nearest" });
+      return;
+    }
     const lines = node.getClientRects(), word = lines[lines.length - 1], around = $("#answer").getBoundingClientRect();
     const above = word.bottom + panel.offsetHeight + 8 > innerHeight && word.top > panel.offsetHeight;
     panel.style.left = `${Math.max(0, Math.min(word.left - around.left, around.width - panel.offsetWidth))}px`;

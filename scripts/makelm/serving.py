@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from makelm import interactive, pages, serving_app, serving_connections, weights
 from makelm.errors import UserError
 from makelm.model import Skeleton
+from makelm.serving_answers import Names
 from makelm.serving_app import Service
 from makelm.serving_engine import CHUNK, SteadyEngine, Writer
 from makelm.serving_metrics import Metrics
@@ -146,6 +147,7 @@ def describe(name: str, args: argparse.Namespace, trained: weights.Weights, enco
         "parameters": sum(int(each.size) for each in trained.parameters.values()),
         "vocab_size": trained.vocab_size,
         "tokenizer": encoding.digest,
+        "end_of_text": None if encoding.end_of_text is None else Names(encoding)(encoding.end_of_text),
         "max_tokens": args.max_tokens,
         "max_logprobs": ALTERNATIVES,
         # sliding positions have no end

@@ -41,7 +41,7 @@ class StreamOptions(Section):
 
 
 class Body(Section):
-    """The request as it comes; null is the default. Keys from top_k to repetition_penalty are not OpenAI's."""
+    """The request as it comes; null is the default. Keys from top_k to truncate_prompt_tokens are not OpenAI's."""
 
     model: str | None = None
     prompt: str | Some[str] | Some[Id] | Some[Some[Id]] | None = None  # null: the beginning of a document
@@ -52,6 +52,7 @@ class Body(Section):
     top_k: Annotated[int, Field(ge=-1, lt=2**31)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
+    truncate_prompt_tokens: Annotated[int, Field(ge=-1)] | None = None  # its last ones count; -1: all there is room for
     seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=STOPS)] | None = None
     logprobs: Annotated[int, Field(ge=0, le=ALTERNATIVES)] | None = None
@@ -142,7 +143,8 @@ def asked(body: Body, encoding: Tokenizer, skeleton: Skeleton, limits: Limits) -
     if (body.max_tokens or 0) > limits.max_tokens:
         raise ApiError(400, f"max_tokens: at most {limits.max_tokens:,} here", "max_tokens", "invalid_value")
     options = options_of(body)
-    found = [ids_of(prompt, encoding, skeleton, options[0].max_new_tokens) for prompt in listed(body.prompt)]
+    new, last = options[0].max_new_tokens, body.truncate_prompt_tokens or None
+    found = [ids_of(prompt, encoding, skeleton, new, last) for prompt in listed(body.prompt)]
     texts = len(found) * len(options)
     if texts > limits.queue:
         raise ApiError(400, f"{texts:,} texts at once; at most {limits.queue:,} here", "n", "invalid_value")
@@ -179,26 +181,32 @@ def listed(prompt: str | list | None) -> Sequence[str | list[int]]:
     return [prompt] if prompt and isinstance(prompt[0], int) else prompt
 
 
-def ids_of(prompt: str | list[int], encoding: Tokenizer, skeleton: Skeleton, new: int) -> list[int]:
-    """Returns the ids of a prompt; a text begins a document. Raises ApiError where they cannot be written on from."""
-    context = skeleton.shape.context_length
+def ids_of(prompt: str | list[int], encoding: Tokenizer, skeleton: Skeleton, new: int, last: int | None) -> list[int]:
+    """Returns the ids of a prompt, or its last ones; a text begins a document.
+
+    Raises ApiError where they cannot be written on from.
+    """
+    context, learned = skeleton.shape.context_length, skeleton.shape.positions.kind == "learned"
     if isinstance(prompt, str):
         # so long a text need not be cut into tokens to know
-        if len(prompt.encode(errors="replace")) > context * max(1, encoding.lengths.max()):
+        longest = context * max(1, int(encoding.lengths.max()))
+        if last is None and len(prompt.encode(errors="replace")) > longest:
             raise too_long("more tokens than that", context)
         try:
-            ids = [*prompts.before(encoding), *encoding.encode(prompt)]
+            ids = [*prompts.before(encoding), *encoding.encode(prompt[-longest:])]
         except UserError as error:
             raise ApiError(400, f"prompt: {error}", "prompt", "invalid_value") from None
     else:
         ids = prompt
         if any(token >= skeleton.vocab_size for token in ids):
             raise ApiError(400, f"prompt: token ids end at {skeleton.vocab_size - 1}", "prompt", "invalid_value")
+    if last is not None:
+        ids = ids[-(max(1, context - new if learned else context) if last == -1 else last) :]
     if not ids:
         raise ApiError(400, "prompt: there is no token to write on from", "prompt", "invalid_value")
     if len(ids) > context:
         raise too_long(f"{len(ids):,} tokens", context)
-    if skeleton.shape.positions.kind == "learned" and len(ids) + new > context:
+    if learned and len(ids) + new > context:
         raise too_long(f"{len(ids):,} tokens and max_tokens are {new:,}", context)
     return ids
 
