@@ -1,5 +1,5 @@
 // The page to try a model: asks the API of the server that it came from, and shows what comes, token by token.
-// A text is {prompt, tokens, seed, end, view}; a token {text, logprob, others: [[text, logprob], ...], own, chosen}, where
+// A text is {prompt, tokens, seeds, end, view}; a token {text, logprob, others: [[text, logprob], ...], own, chosen}, where
 // own is the one of others that it is.
 "use strict";
 (() => {
@@ -199,7 +199,7 @@
     node.querySelector(".prompt").textContent = visible(text.prompt);
     node.querySelector(".on").addEventListener("click", () => (work?.targets.includes(text) ? stop() : goOn(text)));
     node.querySelector(".copy").addEventListener("click", () => copy(text));
-    node.querySelector(".seed").addEventListener("click", () => { form.elements.seed.value = text.seed; changed(); });
+    node.querySelector(".seed").addEventListener("click", () => { form.elements.seed.value = text.seeds[0]; changed(); });
     text.view = node;
     refill(text);
     return node;
@@ -221,7 +221,7 @@
     const writing = Boolean(work?.targets.includes(text)) && !text.end, button = text.view.querySelector(".on");
     text.view.classList.toggle("writing", writing);
     text.view.querySelector(".end").textContent = text.end ?? `${plural(text.tokens.length, "token")} …`;
-    text.view.querySelector(".seed").textContent = `seed ${text.seed}`;
+    text.view.querySelector(".seed").textContent = `seed ${text.seeds.join(", ")}`;
     button.textContent = writing ? "Stop" : "Go on";
     button.disabled = Boolean(work) && !writing;
   }
@@ -284,14 +284,16 @@
     tell("");
     const { seed = crypto.getRandomValues(new Uint32Array(1))[0], ...options } = request();
     const own = (work = { abort: new AbortController(), targets, began: performance.now(), first: null, tokens: 0, early: null, stops: Boolean(options.stop) });
-    targets.forEach((text, number) => Object.assign(text, { end: null, seed: seed + number }));
+    targets.forEach((text, number) => Object.assign(text, { end: null, seeds: [...text.seeds, seed + number] }));
     busy();
     try {
       const body = { ...options, seed, prompt, n: targets.length, stream: true, logprobs: ALTERNATIVES, ...more };
       for await (const chunk of chunks(await call("v1/completions", body, own.abort.signal))) if (work === own) take(chunk);
     } catch (error) {
-      if (error instanceof Failure) fail(error);
-      else if (error.name !== "AbortError") throw error;
+      if (error instanceof Failure) {
+        if (work === own && !own.first) back(); // it was refused: what stood there stays
+        fail(error);
+      } else if (error.name !== "AbortError") throw error;
     } finally {
       if (work === own) {
         for (const text of targets) end(text, "broken off after");
@@ -339,7 +341,7 @@
   function write() {
     if (!ready()) return;
     const { prompt, n } = request();
-    texts = Array.from({ length: n }, () => ({ prompt, tokens: [] }));
+    texts = Array.from({ length: n }, () => ({ prompt, tokens: [], seeds: [] }));
     show();
     ask(prompt, texts);
   }
@@ -373,13 +375,13 @@
     busy();
   }
 
-  function undo() {
+  /** Brings the texts back that were there before. */
+  function back() {
     stop();
     const before = past.pop();
     texts = before.texts;
     form.elements.prompt.value ||= before.prompt;
     show();
-    busy();
     changed();
   }
 
@@ -389,7 +391,6 @@
     texts = [];
     form.elements.prompt.value = "";
     show();
-    busy();
     changed();
     form.elements.prompt.focus();
   }
@@ -518,7 +519,7 @@
   function listen() {
     form.addEventListener("submit", (event) => { event.preventDefault(); if (work) stop(); else write(); });
     form.addEventListener("input", changed);
-    $("#undo").addEventListener("click", undo);
+    $("#undo").addEventListener("click", back);
     $("#clear").addEventListener("click", clear);
     $("#token").addEventListener("change", () => { session[TOKEN] = $("#token").value; begin(); });
     addEventListener("keydown", (event) => {

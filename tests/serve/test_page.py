@@ -214,7 +214,7 @@ def test_what_is_wrong_is_told_where_it_is(visit):
     fill(page, "a" * 300, top_p="")
     page.click("#write")
     expect(page.locator("#prompt-wrong")).to_contain_text("context is 128 tokens")
-    expect(page.locator("figcaption .end")).to_have_text("broken off after 0 tokens")
+    expect(page.locator("figcaption")).to_have_count(0)
 
 
 @pytest.mark.parametrize(
