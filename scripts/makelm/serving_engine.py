@@ -9,6 +9,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from math import ceil
 
@@ -183,7 +184,7 @@ class Writer(threading.Thread):
         except Exception:
             traceback.print_exc()
             self.state = "dead"
-            self.loop.call_soon_threadsafe(self.end_all)
+            self.tell(self.end_all)
 
     def goes_on(self) -> bool:
         """Waits until there is something to do. Returns whether there is."""
@@ -215,5 +216,10 @@ class Writer(threading.Thread):
             if piece.finish_reason:
                 del self.live[piece.slot]
             self.metrics.written.inc(len(piece.ids))
-        if pieces and self.state != "stopped":
-            self.loop.call_soon_threadsafe(self.hand_over, pieces)
+        if pieces:
+            self.tell(self.hand_over, pieces)
+
+    def tell(self, what: Callable[..., None], *words) -> None:
+        """Has the event loop do something, if it is still there."""
+        with suppress(RuntimeError):
+            self.loop.call_soon_threadsafe(what, *words)
