@@ -319,9 +319,12 @@
   }
 
   function stop() {
-    work?.abort.abort();
-    for (const text of work?.targets ?? []) end(text, "stopped after");
+    if (!work) return;
+    work.abort.abort();
+    for (const text of work.targets) end(text, "stopped after");
     work = null;
+    busy();
+    $("#state").textContent = "stopped";
   }
 
   /** Keeps the texts as they are, to come back to. */

@@ -1,6 +1,7 @@
 """The page to try a model, driven in a browser without a screen against a server of a small run."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,8 +15,16 @@ from makelm import pages
 need_serving()
 playwright = pytest.importorskip("playwright.sync_api")
 expect, Page, Route = playwright.expect, playwright.Page, playwright.Route
+expect.set_options(timeout=30_000)  # a machine may do other things too
 
 ASKED = "**/v1/completions"
+PRESS_STOP = """
+new MutationObserver((_, self) => {
+  if (!document.querySelector(".token")) return;
+  self.disconnect();
+  document.querySelector("#write").click();
+}).observe(document.querySelector("#texts"), { childList: true, subtree: true })
+"""
 WRITES = {"seed": 3, "max_tokens": 24, "temperature": 1}
 
 
@@ -57,7 +66,7 @@ def write(page: Page, prompt: str, **options: float | str) -> None:
 
 def rest(page: Page) -> None:
     """Returns when nothing is being written."""
-    expect(page.locator("#state")).to_contain_text("tokens in", timeout=60_000)
+    expect(page.locator("#state")).to_have_text(re.compile("tokens? in"), timeout=60_000)
 
 
 def answer(server: Server, **body: object) -> dict:
@@ -126,13 +135,13 @@ def test_without_a_seed_each_text_is_another_and_says_its_own(visit, served):
 def test_a_text_comes_bit_by_bit_until_it_is_stopped(visit, served):
     page = visit()
     fill(page, "ab", max_tokens=1024, temperature=0)
+    page.evaluate(PRESS_STOP)  # the text is short, and a hand of the test's too slow
     page.press("#prompt", "Control+Enter")
-    page.locator(".token").first.wait_for()
-    expect(page.locator("#write")).to_have_text("Stop")
-    page.keyboard.press("Escape")
     expect(page.locator("figcaption .end")).to_contain_text("stopped after")
     count = len(shown(page))
-    assert 0 < count < 1024
+    assert (
+        0 < count < len(answer(served, prompt="ab", max_tokens=1024, temperature=0, logprobs=0)["logprobs"]["tokens"])
+    )
     page.wait_for_timeout(300)
     assert len(shown(page)) == count
     expect(page.locator("#write")).to_have_text("Write")
