@@ -1,4 +1,4 @@
-"""How many requests a served model answers and how soon, beside its generator by itself, which no HTTP is in the way of.
+"""How many requests a served model answers and how soon, beside its generator by itself, without HTTP.
 
     python benchmarks/serving.py [--run results/train_model/stdlib] [--requests 64] [--rounds 5]
 
