@@ -121,6 +121,22 @@ def test_learned_positions_end():
     assert serving_requests.asked(body, encoding, SKELETON, LIMITS).options[0].max_new_tokens == 29
 
 
+def test_of_a_prompt_that_is_too_long_its_end_counts_where_that_is_asked_for():
+    text, ids = "".join(chr(97 + number % 26) for number in range(500)), [number % 26 for number in range(500)]
+    end = [*text[-32:].encode()]
+    assert asked(prompt=text, truncate_prompt_tokens=-1).prompts == [end]
+    assert asked(prompt=text, truncate_prompt_tokens=5).prompts == [end[-5:]]
+    assert asked(prompt=ids, truncate_prompt_tokens=5).prompts == [ids[-5:]]
+    assert asked(prompt="ab", truncate_prompt_tokens=-1).prompts == asked(prompt="ab").prompts
+    assert "33 tokens" in refused(prompt=ids, truncate_prompt_tokens=33).message
+    learned = Skeleton(
+        shape(context_length=32, n_layers=1, positions={"kind": "learned"}), encoding.vocab_size, encoding.end_of_text
+    )
+    for new, left in ((12, 20), (31, 1)):
+        body = serving_requests.Body(prompt=text, max_tokens=new, truncate_prompt_tokens=-1)
+        assert serving_requests.asked(body, encoding, learned, LIMITS).prompts == [end[-left:]]
+
+
 # ---- answers
 
 
