@@ -8,9 +8,10 @@ from dataclasses import replace
 
 import pytest
 from conftest import random_parameters, shape
+from served import make_run
 from test_prompts import encoding
 
-from makelm import serving_app, serving_connections, serving_requests
+from makelm import serving, serving_app, serving_connections, serving_requests
 from makelm.generate import Options, Piece, generate
 from makelm.model import Skeleton
 from makelm.serving_answers import Choice, Completion, Names
@@ -394,3 +395,31 @@ def test_time_that_is_up_and_an_engine_that_dies_are_told():
     assert made.error("/v1/completions", {"prompt": "a"})[:1] == (500,)
     assert made.ask("/health")[0] == 503 and made.error("/v1/completions", {"prompt": "a"})[2] == "dead"
     made.stop()
+
+
+def test_a_server_that_cannot_begin_says_why_in_one_line(served, tmp_path, capsys, monkeypatch):
+    run = make_run(tmp_path / "results")
+    (tmp_path / "empty").write_text("\n")
+    mine, free = ["--run", str(run)], ["--port", "0"]
+    cases = [
+        (["--run", str(tmp_path / "none"), *free], "model.safetensors is missing; run train_model"),
+        ([*mine, "--port", str(served.port)], "Address already in use"),
+        ([*mine, "--port", "70000"], "port 70000: "),
+        ([*mine, *free, "--host", "0.0.0.0"], "others can reach it, so set MAKELM_TOKEN or --token-file"),
+        ([*mine, *free, "--host", "not.a.name.invalid"], "cannot listen on not.a.name.invalid"),
+        ([*mine, *free, "--token-file", str(tmp_path / "empty")], "should be one word of ASCII characters"),
+        ([*mine, *free, "--token-file", str(tmp_path)], "--token-file: cannot read"),
+        ([*mine, *free, "--tokenizer", str(tmp_path)], "is missing; run train_tokenizer"),
+    ]
+
+    def said(words: list[str]) -> str:
+        assert serving.main([*words, "--cores", "2"]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        return line
+
+    for words, message in cases:
+        assert message in said(words)
+    (tmp_path / "results/train_tokenizer/bytes/metadata.json").unlink()
+    assert "no tokenizer in" in said([*mine, *free])
+    monkeypatch.setenv("MAKELM_TOKEN", " ")
+    assert "the token of MAKELM_TOKEN should be" in said([*mine, *free])

@@ -3,6 +3,7 @@
 import argparse
 import ipaddress
 import os
+import re
 import socket
 import sys
 from datetime import datetime
@@ -68,6 +69,8 @@ def main(words: list[str]) -> int:
     except UserError as error:
         print(f"serve_model: {error}", file=sys.stderr)
         return USER
+    except KeyboardInterrupt:
+        return DONE
     host, port = place.getsockname()[:2]
     say(f"{service.id} at http://{f'[{host}]' if ':' in host else host}:{port}/")
     server = serving_connections.Server(serving_app.make_app(service), service.writer.stop)
@@ -93,9 +96,10 @@ def token_of(args: argparse.Namespace) -> str | None:
             token = args.token_file.read_text()
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"--token-file: cannot read {args.token_file}: {error}") from None
-    if token is not None and not token.strip():
-        raise UserError(f"the token of {args.token_file or TOKEN} is empty")
-    return token and token.strip()
+    token = token and token.strip()
+    if token is not None and not re.fullmatch(r"[!-~]+", token):
+        raise UserError(f"the token of {args.token_file or TOKEN} should be one word of ASCII characters")
+    return token
 
 
 def bind(args: argparse.Namespace, token: str | None) -> socket.socket:

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from makelm import serving_requests
 from makelm.serving_answers import END, Choice, Completion, Names, encoded, event
-from makelm.serving_engine import Answer, Text, Writer
+from makelm.serving_engine import Answer, Writer
 from makelm.serving_errors import ApiError
 from makelm.serving_metrics import Metrics
 from makelm.serving_requests import Asked, Limits
@@ -175,16 +175,24 @@ def check(service: Service, request: Request) -> None:
         raise ApiError(503, "too many connections", code="busy", headers={"Retry-After": "1", **CLOSE})
     host, origin = request.headers.get("host", ""), request.headers.get("origin")
     # a name that someone made point here would let their page ask
-    if service.hosts is not None and urlsplit(f"//{host}").hostname not in service.hosts:
+    if service.hosts is not None and parts(f"//{host}").hostname not in service.hosts:
         raise ApiError(403, f"this server is not called {host!r}; --allow-origin names a host", code="unknown_host")
     # browsers send some requests of other pages without asking first
-    if origin and origin not in service.origins and urlsplit(origin).netloc != host:
+    if origin and origin not in service.origins and parts(origin).netloc != host:
         raise ApiError(403, f"pages of {origin} may not ask; --allow-origin lets them", code="unknown_origin")
     if service.token is not None and request.url.path not in OPEN:
         kind, _, token = request.headers.get("authorization", "").partition(" ")
         if kind.lower() != "bearer" or not hmac.compare_digest(token.strip().encode(), service.token.encode()):
             challenge = {"WWW-Authenticate": "Bearer"}
             raise ApiError(401, "a token is needed: Authorization: Bearer ...", None, "invalid_api_key", challenge)
+
+
+def parts(address: str) -> SplitResult:
+    """Returns the parts of an address, none where it is no address."""
+    try:
+        return urlsplit(address)
+    except ValueError:
+        return urlsplit("")
 
 
 # ---- paths
@@ -287,7 +295,7 @@ class Reply:
         write = self.stream if self.asked.stream else self.whole
         try:
             async with asyncio.timeout(self.service.limits.seconds):
-                if not await stays(write(answer, texts, send), receive):
+                if not await stays(write(answer, send), receive):
                     scope["state"]["status"] = LEFT
         except TimeoutError:
             scope["state"]["status"] = 504
@@ -300,32 +308,25 @@ class Reply:
             usage = self.completion.usage
             scope["state"]["tokens"] = f", {usage['prompt_tokens']} + {usage['completion_tokens']} tokens"
 
-    async def whole(self, answer: Answer, texts: list[Text], send: Send) -> None:
+    async def whole(self, answer: Answer, send: Send) -> None:
         """Sends all texts once they have ended."""
         arrived = []
         async for batch in answer.batches():
-            self.note_first(arrived, texts)
             arrived += batch
         content = self.completion.whole(arrived)
         await Response(content, headers=PLAIN, media_type="application/json")(self.request.scope, None, send)
         self.started = True
 
-    async def stream(self, answer: Answer, texts: list[Text], send: Send) -> None:
+    async def stream(self, answer: Answer, send: Send) -> None:
         """Sends texts as they come. Before there is something to send, an error still has a status of its own."""
         async for batch in answer.batches():
             if not self.started:
-                self.note_first([], texts)
                 headers = [(name.lower().encode(), value.encode()) for name, value in STREAM.items()]
                 self.started = True
                 await send({"type": "http.response.start", "status": 200, "headers": headers})
             if parts := self.completion.parts(batch):
                 await say(send, self.completion.chunk(parts))
         await say(send, (self.completion.last() if self.asked.usage else b"") + END, more=False)
-
-    def note_first(self, before: list, texts: list[Text]) -> None:
-        """Counts how long the first tokens took."""
-        if not before:
-            self.service.metrics.first.observe(time.monotonic() - texts[0].asked)
 
     async def end(self, send: Send, error: ApiError) -> None:
         """Says why no more comes."""

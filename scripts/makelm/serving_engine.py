@@ -21,7 +21,7 @@ from makelm.serving_requests import ALTERNATIVES
 
 CHUNK = 8  # tokens between two looks: people see each, and who leaves frees a slot
 READS = 4  # prompts between two chunks, at most: those who are being written to wait meanwhile
-LATEST = 30  # texts that ended; how fast slots become free is reckoned from them
+LATEST = 30  # texts that ended; how soon slots become free is reckoned from them
 LONGEST_WAIT = 30  # seconds that a client is told to wait, at most
 
 
@@ -35,9 +35,10 @@ class SteadyEngine(Engine):
     def warm_up(self) -> None:
         """Compiles all there is to compile: a prompt of each size, and a step."""
         options, size = Options(max_new_tokens=1, temperature=0), LEAST_READ
+        longest = self.length - (self.skeleton.shape.positions.kind == "learned")
         while True:
             # the last token of a prompt is not read with it
-            self.admit([0] * max(1, min(size + 1, self.length - 1)), options)
+            self.admit([0] * min(size + 1, longest), options)
             self.step()
             if size >= self.length:
                 return
@@ -87,6 +88,9 @@ class Text:
     answer: Answer
     number: int  # among those of the answer
     asked: float = field(default_factory=time.monotonic)
+    begun: float = 0.0
+    first: float = 0.0  # when its first tokens came
+    more: int = 0  # tokens after these
     dropped: bool = False  # nobody waits for it any more
 
 
@@ -101,7 +105,7 @@ class Writer(threading.Thread):
         self.waiting: deque[Text] = deque()
         self.live: dict[int, Text] = {}  # by slot; the thread's own
         self.answers: set[Answer] = set()  # the event loop's own
-        self.ended: deque[float] = deque(maxlen=LATEST)  # when
+        self.took: deque[float] = deque([1.0], maxlen=LATEST)  # seconds that texts were in their slots
         self.state = "warming up"  # or ready, stopped, dead
         self.loop: asyncio.AbstractEventLoop | None = None
 
@@ -128,8 +132,8 @@ class Writer(threading.Thread):
 
     def full(self, texts: int) -> ApiError:
         """Returns what a client is told while so many texts too many would wait."""
-        rate = len(self.ended) / max(time.monotonic() - self.ended[0], 1e-3) if self.ended else 1.0
-        wait = min(max(1, ceil(texts / rate)), LONGEST_WAIT)
+        rounds = texts / len(self.engine.slots)
+        wait = min(max(1, ceil(rounds * sum(self.took) / len(self.took))), LONGEST_WAIT)
         message = f"{self.queue} texts wait already; try again in {wait} s"
         return ApiError(429, message, code="queue_full", headers={"Retry-After": str(wait)})
 
@@ -151,8 +155,20 @@ class Writer(threading.Thread):
         for text, piece in pieces:
             if text.answer in self.answers:
                 text.answer.take(text.number, piece)
-            if piece.finish_reason:
-                self.ended.append(time.monotonic())
+                self.note(text, piece)
+
+    def note(self, text: Text, piece: Piece) -> None:
+        """Counts how long a text takes."""
+        now = time.monotonic()
+        if text.first:
+            text.more += len(piece.ids)
+        else:
+            text.first = now
+            self.metrics.first.observe(now - text.asked)
+        if piece.finish_reason:
+            self.took.append(now - text.begun)
+            if text.more:
+                self.metrics.next.observe((now - text.first) / text.more)
 
     def end_all(self) -> None:
         """Tells all that wait that nothing more comes."""
@@ -206,6 +222,7 @@ class Writer(threading.Thread):
                 if not self.waiting:
                     return
                 text = self.waiting.popleft()
+            text.begun = time.monotonic()
             self.live[self.engine.admit(text.ids, text.options)] = text
             self.metrics.read.inc(len(text.ids))
 

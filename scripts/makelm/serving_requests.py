@@ -142,7 +142,7 @@ def asked(body: Body, encoding: Tokenizer, skeleton: Skeleton, limits: Limits) -
     """Returns what a request wants of this model. Raises ApiError where it cannot be had."""
     if (body.max_tokens or 0) > limits.max_tokens:
         raise ApiError(400, f"max_tokens: at most {limits.max_tokens:,} here", "max_tokens", "invalid_value")
-    options = options_of(body)
+    options = options_of(body, min(16, limits.max_tokens))
     new, last = options[0].max_new_tokens, body.truncate_prompt_tokens or None
     found = [ids_of(prompt, encoding, skeleton, new, last) for prompt in listed(body.prompt)]
     texts = len(found) * len(options)
@@ -154,13 +154,13 @@ def asked(body: Body, encoding: Tokenizer, skeleton: Skeleton, limits: Limits) -
     return Asked(found, options, body.logprobs, echoes if body.echo else quiet, bool(body.stream), usage)
 
 
-def options_of(body: Body) -> list[Options]:
-    """Returns the options of each choice of a prompt; the seeds follow each other."""
+def options_of(body: Body, usual: int) -> list[Options]:
+    """Returns the options of each choice of a prompt; the seeds follow each other. `usual`: tokens, if not said."""
     seed = int.from_bytes(os.urandom(8), "little") if body.seed is None else body.seed
     stop = [body.stop] if isinstance(body.stop, str) else body.stop or []
     return [
         Options(
-            max_new_tokens=16 if body.max_tokens is None else body.max_tokens,
+            max_new_tokens=usual if body.max_tokens is None else body.max_tokens,
             temperature=1.0 if body.temperature is None else body.temperature,
             top_k=None if body.top_k in (-1, 0) else body.top_k,
             top_p=None if body.top_p == 1 else body.top_p,

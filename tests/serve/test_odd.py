@@ -64,6 +64,8 @@ def answered(connection: socket.socket) -> tuple[int, bytes]:
         (b"GET /%0d%0a%00 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", 404),
         (b"DELETE /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", 405),
         (b"GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n", 403),
+        (b"GET / HTTP/1.1\r\nHost: [\r\n\r\n", 403),
+        (b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nOrigin: http://[\r\n\r\n", 403),
         (b"GET / HTTP/1.1\r\n\r\n", 400),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),  # TLS
         (b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX: " + b"x" * 100_000, 400),
@@ -159,33 +161,6 @@ def test_an_unreadable_answer_does_not_hold_up_the_end(small_run, tmp_path):
             thread.join(10)
         assert [json.loads(end.removeprefix("data: "))["error"]["code"] for end in ends] == ["stopping"] * 3
         assert served.log.read_text().endswith(" ended\n") and "Traceback" not in served.log.read_text()
-
-
-def refused(*flags: str, **variables: str) -> str:
-    """Returns the line of a server that does not begin."""
-    found = subprocess.run([*serving.PROGRAM, *flags], env=ENVIRONMENT | variables, capture_output=True, text=True)
-    assert found.returncode == 2, found.stderr
-    (line,) = found.stderr.splitlines()
-    return line
-
-
-def test_a_server_that_cannot_begin_says_why_in_one_line(served, small_run, tmp_path):
-    run = ["--run", str(small_run)]
-    other = serving.make_run(tmp_path / "results")
-    (tmp_path / "empty").write_text("\n")
-    cases = [
-        (["--run", str(tmp_path / "none")], "model.safetensors is missing; run train_model"),
-        ([*run, "--port", str(served.port)], "Address already in use"),
-        ([*run, "--host", "0.0.0.0"], "others can reach it, so set MAKELM_TOKEN or --token-file"),
-        ([*run, "--host", "not.a.name.invalid"], "cannot listen on not.a.name.invalid"),
-        ([*run, "--token-file", str(tmp_path / "empty")], "is empty"),
-        ([*run, "--tokenizer", str(tmp_path)], "is missing; run train_tokenizer"),
-    ]
-    for flags, message in cases:
-        assert message in refused(*flags, "--port", "0") if "--port" not in flags else refused(*flags)
-    (other.parent.parent / "train_tokenizer/bytes/metadata.json").unlink()
-    assert "no tokenizer in" in refused("--run", str(other), "--port", "0")
-    assert "is empty" in refused(*run, "--port", "0", MAKELM_TOKEN=" ")
 
 
 def test_a_signal_while_it_compiles_ends_it(small_run, tmp_path):
