@@ -524,7 +524,7 @@
     form.addEventListener("input", changed);
     $("#undo").addEventListener("click", back);
     $("#clear").addEventListener("click", clear);
-    $("#token").addEventListener("change", () => { session[TOKEN] = $("#token").value; begin(); });
+    $("#token").addEventListener("change", () => { session[TOKEN] = $("#token").value.replace(/[^!-~]/g, ""); begin(); });
     addEventListener("keydown", (event) => {
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); form.requestSubmit(); }
       if (event.key === "Escape") { if (shown) leave(); else stop(); }
