@@ -388,9 +388,10 @@ def test_a_server_that_cannot_begin_says_why_in_one_line(served, tmp_path, capsy
     cases = [
         (["--run", str(tmp_path / "none"), *free], "model.safetensors is missing; run train_model"),
         ([*mine, "--port", str(served.port)], "Address already in use"),
-        ([*mine, "--port", "70000"], "port 70000: "),
+        ([*mine, "--port", "70000"], "--port: 70000 is not from 0 to 65535"),
         ([*mine, *free, "--host", "0.0.0.0"], "others can reach it, so set MAKELM_TOKEN or --token-file"),
         ([*mine, *free, "--host", "not.a.name.invalid"], "cannot listen on not.a.name.invalid"),
+        ([*mine, *free, "--host", 70 * "x"], "cannot listen on xxx"),
         ([*mine, *free, "--token-file", str(tmp_path / "empty")], "should be one word of ASCII characters"),
         ([*mine, *free, "--token-file", str(tmp_path)], "--token-file: cannot read"),
         ([*mine, *free, "--tokenizer", str(tmp_path)], "is missing; run train_tokenizer"),
