@@ -1,9 +1,12 @@
 """Serving: what is asked and refused, how texts become answers, and a server in this process that is asked."""
 
 import http.client
+import itertools
 import json
+import socket
 import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -397,6 +400,23 @@ def test_time_that_is_up_and_an_engine_that_dies_are_told():
     made.stop()
 
 
+def test_a_body_that_is_slow_and_a_head_that_never_ends_are_not_waited_for(served, monkeypatch):
+    monkeypatch.setattr(serving_app, "BODY_SECONDS", 0.2)
+    monkeypatch.setattr(serving_connections, "IDLE", 0.5)
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9\r\n"
+    with socket.create_connection(("127.0.0.1", served.port), timeout=10) as slow:
+        slow.sendall(head + b"\r\n{")
+        found = b"".join(iter(lambda: slow.recv(4096), b""))  # until the server ends the connection
+        assert found.startswith(b"HTTP/1.1 408") and b"body_too_slow" in found
+    with socket.create_connection(("127.0.0.1", served.port), timeout=10) as endless:
+        started = time.monotonic()
+        with suppress(BrokenPipeError, ConnectionResetError):
+            for letter in itertools.cycle(head):
+                endless.sendall(bytes([letter]))
+                time.sleep(0.05)
+                assert time.monotonic() - started < 5
+
+
 def test_a_server_that_cannot_begin_says_why_in_one_line(served, tmp_path, capsys, monkeypatch):
     run = make_run(tmp_path / "results")
     (tmp_path / "empty").write_text("\n")
@@ -404,9 +424,10 @@ def test_a_server_that_cannot_begin_says_why_in_one_line(served, tmp_path, capsy
     cases = [
         (["--run", str(tmp_path / "none"), *free], "model.safetensors is missing; run train_model"),
         ([*mine, "--port", str(served.port)], "Address already in use"),
-        ([*mine, "--port", "70000"], "port 70000: "),
+        ([*mine, "--port", "70000"], "--port: 70000 is not from 0 to 65535"),
         ([*mine, *free, "--host", "0.0.0.0"], "others can reach it, so set MAKELM_TOKEN or --token-file"),
         ([*mine, *free, "--host", "not.a.name.invalid"], "cannot listen on not.a.name.invalid"),
+        ([*mine, *free, "--host", 70 * "x"], "cannot listen on xxx"),
         ([*mine, *free, "--token-file", str(tmp_path / "empty")], "should be one word of ASCII characters"),
         ([*mine, *free, "--token-file", str(tmp_path)], "--token-file: cannot read"),
         ([*mine, *free, "--tokenizer", str(tmp_path)], "is missing; run train_tokenizer"),

@@ -71,12 +71,15 @@ class Server(uvicorn.Server):
 
 def bind(host: str, port: int) -> socket.socket:
     """Returns a socket that listens. Raises UserError where there can be none."""
+    if not 0 <= port < 1 << 16:
+        raise UserError(f"--port: {port} is not from 0 to {(1 << 16) - 1}")  # the system would take another one
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         place = socket.socket(family)
         place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         place.bind(address)
         place.listen(1024)
-    except (OSError, OverflowError) as error:
-        raise UserError(f"cannot listen on {host}, port {port}: {getattr(error, 'strerror', None) or error}") from None
+    except (OSError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot listen on {host}, port {port}: {why}") from None
     return place
