@@ -23,7 +23,7 @@ WORKFLOW := .venv/bin/python scripts/run_workflow.py --cores $(CORES)
 SNAKEFILES := Snakefile workflow/rules
 
 .DEFAULT_GOAL := all
-.PHONY: all tokenizer plan train watch sample evaluate export report download verify gc test test-parity test-faults test-cluster presets golden bench check lock help
+.PHONY: all tokenizer plan train watch sample serve evaluate export report download verify gc test test-parity test-faults test-cluster test-serve presets golden bench check lock help
 
 all: $(READY) ## build what config.yaml lists under runs:
 	@$(WORKFLOW) $(ARGS)
@@ -42,6 +42,10 @@ watch: $(READY) ## how the training of RUN=<name> that goes on elsewhere is doin
 
 sample: $(READY) ## samples of RUN=<name>
 	@$(WORKFLOW) results/sample_model/$(RUN)/manifest.json $(ARGS)
+
+serve: $(READY) ## an API and a page for RUN=<name>, trained first if need be; flags of scripts/serve_model.py in FLAGS
+	@$(WORKFLOW) results/train_model/$(RUN)/manifest.json $(ARGS)
+	@.venv/bin/python scripts/serve_model.py --run results/train_model/$(RUN) $(FLAGS)
 
 evaluate: $(READY) ## scores of RUN=<name>
 	@$(WORKFLOW) results/evaluate_model/$(RUN)/manifest.json $(ARGS)
@@ -73,6 +77,10 @@ test-faults: $(READY) ## meshes, interruptions, and KILLS=50 kill -9 at random m
 
 test-cluster: $(READY) ## the pipeline on a Slurm that this starts and stops; as root, it installs Debian's packages
 	@MAKELM_CLUSTER=1 .venv/bin/python -m pytest tests/cluster -rs --durations=10 $(ARGS)
+
+test-serve: $(READY) ## servers, asked by many and by a browser; installs what asks, and as root Debian's Chromium
+	@.venv/bin/uv sync --locked --quiet --inexact --group serving
+	@MAKELM_SERVE=1 .venv/bin/python -m pytest tests/serve -rs --durations=10 $(ARGS)
 
 golden: $(READY) $(PARITY)/.ready ## make anew what tests/test_golden.py compares the model with
 	@MAKELM_PARITY_PYTHON=$(CURDIR)/$(PARITY)/bin/python PYTHONPATH=scripts:tests:tests/parity \

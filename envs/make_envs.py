@@ -13,8 +13,9 @@ from packaging.markers import Marker
 FOLDER = Path(__file__).resolve().parent
 PYTHON, PIP = "3.12.11", "25.1.1"  # the lock file leaves these open
 VERSIONS = {"python_full_version": PYTHON, "python_version": PYTHON.rpartition(".")[0]}
-# Snakemake and how it submits jobs: they run outside of these environments
-OUTSIDE = ("snakemake", "snakemake-executor-plugin-slurm", "snakemake-executor-plugin-cluster-generic")
+# Snakemake, how it submits jobs, and what serves a model: they run outside of these environments
+WORKFLOW = ("snakemake", "snakemake-executor-plugin-slurm", "snakemake-executor-plugin-cluster-generic")
+OUTSIDE = (*WORKFLOW, "starlette", "uvicorn")  # prometheus-client is Orbax's too
 SYSTEMS = [
     {"sys_platform": "linux", "platform_machine": "x86_64"},
     {"sys_platform": "darwin", "platform_machine": "arm64"},

@@ -20,6 +20,7 @@ from makelm import at_hand, cli, generate, interactive, manifest, prompts, sampl
 from makelm.generate import Options, Written
 from makelm.model import Skeleton
 from makelm.prompts import Prompt
+from makelm.text_stream import TokenTexts
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -95,17 +96,8 @@ def describe(
         sample["alternatives"] = [
             [[token, round(logprob, 5)] for token, logprob in each] for each in written.alternatives
         ]
-    return sample | {"pieces": pieces(encoding, written)}
-
-
-def pieces(encoding: tokenizer.Tokenizer, written: Written) -> list[str]:
-    """Returns the text of each token, together the whole text; a character of several tokens is the last one's."""
-    stream, found = generate.TextStream(encoding.tokens, ()), []
-    for number, token in enumerate(written.ids):
-        stream.feed(token)
-        found.append(stream.take(last=number == len(written.ids) - 1)[0])
-    excess = len("".join(found)) - len(written.text)  # of a token that a stop string begins in
-    return [*found[:-1], found[-1][: len(found[-1]) - excess]] if found else []
+    pieces = TokenTexts(encoding.tokens).take(written.ids, written.text, last=True)
+    return sample | {"pieces": pieces}
 
 
 def parses(text: str, complete: bool) -> bool:

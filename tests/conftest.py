@@ -27,7 +27,8 @@ import pytest
 from makelm import config, configfile, training
 from makelm.model import Skeleton, shapes
 
-pytest_plugins = ("checkout", "slurm", "telling", "training_stage")  # fixtures of the tests of programs
+# fixtures of the tests of programs
+pytest_plugins = ("browser", "checkout", "served", "slurm", "telling", "training_stage")
 
 # their tests are few and long: begun last, they would leave one of two processes waiting for the other
 FIRST = ("test_workflow.py", "test_train_stage.py", "test_training.py", "test_kills.py", "test_processes.py")

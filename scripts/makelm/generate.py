@@ -245,9 +245,7 @@ class Engine:
             return []
         self.finish_reading()
         started = time.monotonic()
-        width = min(power(max(slot.length for slot in live.values()), LEAST_LOOKED, 4), self.kept)
-        needed = sampling.needs([slot.options for slot in live.values()])
-        how = width, self.chunk, needed, self.end_of_text
+        how = *self.looks(list(live.values())), self.end_of_text
         live_B = np.array([slot is not None for slot in self.slots])
         u_CB = np.zeros((self.chunk, len(live_B)), np.float32)
         for number, slot in live.items():
@@ -261,6 +259,11 @@ class Engine:
         else:
             self.speed.written = before
         return pieces
+
+    def looks(self, live: list[Slot]) -> tuple[int, int, Needs]:
+        """Returns how a step is compiled: positions looked at, tokens of a chunk, and what its rows can ask for."""
+        width = min(power(max(slot.length for slot in live), LEAST_LOOKED, 4), self.kept)
+        return width, self.chunk, sampling.needs([slot.options for slot in live])
 
     def took(self, started: float, shape: Hashable) -> bool:
         """Returns whether a call's time counts: the first one of a shape is spent on compiling."""

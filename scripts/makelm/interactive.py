@@ -44,7 +44,9 @@ def main(words: list[str]) -> int:
     os.environ["NPROC"] = str(args.cores)
     try:
         options = options_of(args)
-        engine, encoding = open_run(args.run, args.tokenizer)
+        trained, encoding = open_run(args.run, args.tokenizer)
+        skeleton = Skeleton(trained.model, trained.vocab_size, trained.end_of_text)
+        engine = Engine(skeleton, trained.parameters, encoding.tokens, encoding.end_of_text, slots=1, chunk=CHUNK)
         if args.prompt is not None:
             show(answer(engine, encoding, args.prompt, options))
         else:
@@ -82,14 +84,12 @@ def fresh_seed() -> int:
     return int.from_bytes(os.urandom(4), "little")
 
 
-def open_run(run: Path, folder: Path | None) -> tuple[Engine, tokenizer.Tokenizer]:
-    """Returns an engine of one slot and the run's tokenizer. Raises UserError where one of them cannot be found."""
+def open_run(run: Path, folder: Path | None) -> tuple[weights.Weights, tokenizer.Tokenizer]:
+    """Returns a run's weights and its tokenizer. Raises UserError where one of them cannot be found."""
     trained = weights.load(run / weights.FILE)
     encoding = tokenizer.load(folder or find_tokenizer(run, trained.tokenizer))
     weights.check_tokenizer(trained, encoding.digest, str(folder))
-    skeleton = Skeleton(trained.model, trained.vocab_size, trained.end_of_text)
-    engine = Engine(skeleton, trained.parameters, encoding.tokens, encoding.end_of_text, slots=1, chunk=CHUNK)
-    return engine, encoding
+    return trained, encoding
 
 
 def find_tokenizer(run: Path, digest: str) -> Path:

@@ -15,6 +15,7 @@ from makelm.progress import size
 HERE = Path(__file__).resolve().parent
 COLOURS = 8  # of runs, in pages.css
 
+LEVELS = (0.5, 0.2, 0.05, 0.01)  # probabilities; a token below so many of them is shaded so deeply
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 UNPAIRED = re.compile(r"[\ud800-\udfff]")
 
@@ -31,7 +32,7 @@ def render(template: str, **values: Any) -> str:
     )
     for filter in (count, duration, size, visible, plain, pieces):
         environment.filters[filter.__name__] = filter
-    return environment.get_template(template).render(source=source, **values)
+    return environment.get_template(template).render(source=source, levels=LEVELS, **values)
 
 
 def source(name: str) -> str:

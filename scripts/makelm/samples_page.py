@@ -6,7 +6,6 @@ from math import log
 from makelm import pages
 
 OPTIONS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "stop", "max_new_tokens")
-LEVELS = (0.5, 0.2, 0.05, 0.01)  # probabilities; a token below so many of them is shaded so deeply
 
 
 def render(run: str, samples: list[dict], facts: dict[str, object]) -> str:
@@ -19,7 +18,7 @@ def render(run: str, samples: list[dict], facts: dict[str, object]) -> str:
         facts=facts,
         count=len(samples),
         rate=rate(samples),
-        levels=[(n, f"{100 * bound:g} %") for n, bound in enumerate(LEVELS, 1)] if shaded(samples[0]) else [],
+        shaded=bool(shaded(samples[0])),
     )
 
 
@@ -45,7 +44,7 @@ def view(sample: dict, common: list[str]) -> dict:
 
 def shaded(sample: dict) -> list[tuple[int, str]]:
     """Returns the texts of neighbouring tokens of one level, 0 sure to 4 a guess, where the sample has its pieces."""
-    levels = [sum(logprob < log(bound) for bound in LEVELS) for logprob in sample.get("logprobs", ())]
+    levels = [sum(logprob < log(bound) for bound in pages.LEVELS) for logprob in sample.get("logprobs", ())]
     tokens = zip(levels, sample.get("pieces", ()), strict=False)
     return [(level, "".join(text for _, text in each)) for level, each in groupby(tokens, lambda token: token[0])]
 

@@ -49,6 +49,11 @@ class TextStream:
         self.given_text, self.given_tokens = sure, whole
         return text, tokens
 
+    @property
+    def broken(self) -> bool:
+        """Returns whether the newest token ends within a character."""
+        return bool(self.decoder.getstate()[0])
+
     def held(self) -> int:
         """Returns how many characters at the end are the beginning of a stop string."""
         longest = max(map(len, self.stop), default=1) - 1
@@ -56,3 +61,35 @@ class TextStream:
             if any(stop.startswith(self.text[-size:]) for stop in self.stop if len(stop) > size):
                 return size
         return 0
+
+
+class TokenTexts:
+    """The text of each token of one text, as both come: together the whole text.
+
+    A character of several tokens is the last one's.
+    """
+
+    def __init__(self, tokens: Sequence[bytes]):
+        """`tokens` are the bytes of each id."""
+        self.stream = TextStream(tokens, ())
+        self.waiting: list[str] = []  # of tokens whose text is not sure yet
+        self.room = 0  # characters that are sure and were not given before
+
+    def take(self, ids: Sequence[int], text: str, last: bool = False) -> list[str]:
+        """Takes in what came, ids and text that is sure. Returns the texts of the next tokens: those that are whole.
+
+        `last`: nothing follows, so those of all tokens, without what a stop string has cut off the last one.
+        """
+        self.room += len(text)
+        for token in ids:
+            self.stream.feed(token)
+            self.waiting.append(self.stream.take()[0])
+        if last and self.waiting:
+            self.waiting[-1] += self.stream.take(last=True)[0]
+            self.waiting[-1] = self.waiting[-1][: self.room - sum(map(len, self.waiting[:-1]))]
+        given, broken = [], not last and self.stream.broken
+        # half a character may still be the newest token's
+        while len(self.waiting) > broken and len(self.waiting[0]) <= self.room:
+            given.append(self.waiting.pop(0))
+            self.room -= len(given[-1])
+        return given

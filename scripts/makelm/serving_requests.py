@@ -1,0 +1,216 @@
+"""What is asked of a served model: OpenAI's completions request, checked, as prompts and options of the generator."""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+from pydantic import Field, ValidationError
+
+from makelm import prompts
+from makelm.config import Section
+from makelm.errors import UserError
+from makelm.generate import Options
+from makelm.model import Skeleton
+from makelm.serving_errors import ApiError
+from makelm.tokenizer import Tokenizer
+
+ALTERNATIVES = 5  # beside each token, at most
+CHOICES = 128  # of each prompt
+STOPS, STOP_LENGTH = 16, 128  # strings, characters
+# finite in float32 once logits are divided by it
+COLDEST = 1e-4
+SHAPES = {
+    "prompt": "a string, a list of strings, a list of token ids or a list of such lists",
+    "stop": f"a string or a list of at most {STOPS} strings, each of 1 to {STOP_LENGTH} characters",
+}
+# what a key may say without asking for anything
+NOTHING = (None, 0, "", {})
+UNSUPPORTED = ("suffix", "logit_bias", "presence_penalty", "frequency_penalty")
+
+T = TypeVar("T")
+Some = Annotated[list[T], Field(min_length=1)]
+Id = Annotated[int, Field(ge=0)]
+Stop = Annotated[str, Field(min_length=1, max_length=STOP_LENGTH)]
+
+
+class StreamOptions(Section):
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None  # random filling: there is none
+
+
+class Body(Section):
+    """The request as it comes; null is the default. Keys from top_k to truncate_prompt_tokens are not OpenAI's."""
+
+    model: str | None = None
+    prompt: str | Some[str] | Some[Id] | Some[Some[Id]] | None = None  # null: the beginning of a document
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    n: Annotated[int, Field(ge=1, le=CHOICES)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=100)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1, lt=2**31)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
+    truncate_prompt_tokens: Annotated[int, Field(ge=-1)] | None = None  # its last ones count; -1: all there is room for
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=STOPS)] | None = None
+    logprobs: Annotated[int, Field(ge=0, le=ALTERNATIVES)] | None = None
+    echo: bool | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    best_of: int | None = None
+    suffix: Any = None
+    logit_bias: Any = None
+    presence_penalty: Any = None
+    frequency_penalty: Any = None
+    user: str | None = None  # says who asks; nothing is done with it
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Texts to write, n for each prompt, and what to say of them."""
+
+    prompts: list[list[int]]
+    options: list[Options]  # of each choice of a prompt
+    logprobs: int | None
+    echoes: list[str]  # what the text of each prompt's choices begins with
+    stream: bool
+    usage: bool  # whether a stream ends with how many tokens there were
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a server grants."""
+
+    max_tokens: int  # of a text
+    queue: int  # texts that wait
+    body: int  # bytes of a request
+    seconds: float  # until a request is answered
+
+
+def parse(body: bytes) -> Body:
+    """Returns a request. Raises ApiError where it is none."""
+    try:
+        content = json.loads(body.decode(), parse_constant=refuse)
+    except UnicodeDecodeError:
+        raise ApiError(400, "the body is not UTF-8") from None
+    except (ValueError, RecursionError) as error:
+        raise ApiError(400, f"the body is not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise ApiError(400, "the body should be a JSON object")
+    try:
+        found = Body.model_validate(content)
+    except ValidationError as error:
+        raise explained(error.errors()[0]) from None
+    check(found)
+    return found
+
+
+def refuse(word: str) -> None:
+    raise ValueError(f"{word} is no number")
+
+
+def explained(error: dict) -> ApiError:
+    """Returns what one of pydantic's errors means."""
+    if error["type"] == "unknown":
+        param = ".".join([*map(str, error["loc"]), error["ctx"]["key"].strip("'")])
+        return ApiError(400, error["msg"], param, "unknown_parameter")
+    param = str(error["loc"][0])
+    what = f"should be {SHAPES[param]}" if param in SHAPES else error["msg"][:1].lower() + error["msg"][1:]
+    return ApiError(400, f"{param}: {what}", param, "invalid_value")
+
+
+def check(body: Body) -> None:
+    """Raises ApiError where keys ask for what is not done here, or do not go together."""
+    for name in UNSUPPORTED:
+        if getattr(body, name) not in NOTHING:
+            raise ApiError(400, f"{name} is not supported", name, "unsupported_parameter")
+    if body.best_of not in (None, body.n or 1):
+        raise ApiError(
+            400, "best_of is not supported: n texts are written and all returned", "best_of", "unsupported_parameter"
+        )
+    if body.echo and body.logprobs is not None:
+        raise ApiError(400, "echo together with logprobs is not supported", "echo", "unsupported_parameter")
+    if body.stream_options and not body.stream:
+        raise ApiError(400, "stream_options is for stream: true only", "stream_options", "invalid_value")
+    if body.temperature and body.temperature < COLDEST:
+        raise ApiError(400, f"temperature: should be 0 or at least {COLDEST}", "temperature", "invalid_value")
+
+
+def asked(body: Body, encoding: Tokenizer, skeleton: Skeleton, limits: Limits) -> Asked:
+    """Returns what a request wants of this model. Raises ApiError where it cannot be had."""
+    if (body.max_tokens or 0) > limits.max_tokens:
+        raise ApiError(400, f"max_tokens: at most {limits.max_tokens:,} here", "max_tokens", "invalid_value")
+    options = options_of(body, min(16, limits.max_tokens))
+    new, last = options[0].max_new_tokens, body.truncate_prompt_tokens or None
+    found = [ids_of(prompt, encoding, skeleton, new, last) for prompt in listed(body.prompt)]
+    texts = len(found) * len(options)
+    if texts > limits.queue:
+        raise ApiError(400, f"{texts:,} texts at once; at most {limits.queue:,} here", "n", "invalid_value")
+    echoes = [prompt if isinstance(prompt, str) else encoding.decode(prompt) for prompt in listed(body.prompt)]
+    usage = bool(body.stream_options and body.stream_options.include_usage)
+    quiet = [""] * len(found)
+    return Asked(found, options, body.logprobs, echoes if body.echo else quiet, bool(body.stream), usage)
+
+
+def options_of(body: Body, usual: int) -> list[Options]:
+    """Returns the options of each choice of a prompt; the seeds follow each other. `usual`: tokens, if not said."""
+    seed = int.from_bytes(os.urandom(8), "little") if body.seed is None else body.seed
+    stop = [body.stop] if isinstance(body.stop, str) else body.stop or []
+    return [
+        Options(
+            max_new_tokens=usual if body.max_tokens is None else body.max_tokens,
+            temperature=1.0 if body.temperature is None else body.temperature,
+            top_k=None if body.top_k in (-1, 0) else body.top_k,
+            top_p=None if body.top_p == 1 else body.top_p,
+            min_p=body.min_p or None,
+            repetition_penalty=None if body.repetition_penalty == 1 else body.repetition_penalty,
+            seed=(seed + number) % 2**64,
+            stop=tuple(stop),
+            logprobs=body.logprobs or 0,
+        )
+        for number in range(body.n or 1)
+    ]
+
+
+def listed(prompt: str | list | None) -> Sequence[str | list[int]]:
+    """Returns the prompts of any of the shapes."""
+    if prompt is None or isinstance(prompt, str):
+        return [prompt or ""]
+    return [prompt] if prompt and isinstance(prompt[0], int) else prompt
+
+
+def ids_of(prompt: str | list[int], encoding: Tokenizer, skeleton: Skeleton, new: int, last: int | None) -> list[int]:
+    """Returns the ids of a prompt, or its last ones; a text begins a document.
+
+    Raises ApiError where they cannot be written on from.
+    """
+    context, learned = skeleton.shape.context_length, skeleton.shape.positions.kind == "learned"
+    if isinstance(prompt, str):
+        # so long a text need not be cut into tokens to know
+        longest = context * max(1, int(encoding.lengths.max()))
+        if last is None and len(prompt.encode(errors="replace")) > longest:
+            raise too_long("more tokens than that", context)
+        try:
+            ids = [*prompts.before(encoding), *encoding.encode(prompt[-longest:])]
+        except UserError as error:
+            raise ApiError(400, f"prompt: {error}", "prompt", "invalid_value") from None
+    else:
+        ids = prompt
+        if any(token >= skeleton.vocab_size for token in ids):
+            raise ApiError(400, f"prompt: token ids end at {skeleton.vocab_size - 1}", "prompt", "invalid_value")
+    if last is not None:
+        ids = ids[-(max(1, context - new if learned else context) if last == -1 else last) :]
+    if not ids:
+        raise ApiError(400, "prompt: there is no token to write on from", "prompt", "invalid_value")
+    if len(ids) > context:
+        raise too_long(f"{len(ids):,} tokens", context)
+    if learned and len(ids) + new > context:
+        raise too_long(f"{len(ids):,} tokens and max_tokens are {new:,}", context)
+    return ids
+
+
+def too_long(what: str, context: int) -> ApiError:
+    message = f"this model's context is {context:,} tokens, but the prompt has {what}"
+    return ApiError(400, message, "prompt", "context_length_exceeded")
