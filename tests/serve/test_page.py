@@ -294,11 +294,45 @@ def test_the_commands_on_the_page_write_the_same(visit):
     assert pages.visible(printed.decode().removesuffix("\n")) == text
 
 
+def test_a_text_can_be_copied_and_cleared_away_and_comes_back(visit):
+    page = visit()
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    write(page, "ab", **WRITES)
+    text = page.locator("pre", has=page.locator(".prompt")).text_content()
+    page.click(".copy")
+    expect(page.locator("#state")).to_have_text("copied")
+    assert pages.visible(page.evaluate("navigator.clipboard.readText()")) == text
+    page.click("#clear")
+    expect(page.locator("figure")).to_have_count(0)
+    expect(page.locator("#prompt")).to_have_value("")
+    page.click("#undo")
+    expect(page.locator("#prompt")).to_have_value("ab")
+    assert page.locator("pre", has=page.locator(".prompt")).text_content() == text
+
+
+def answered(page: Page, *tokens: dict[str, float]) -> None:
+    """Has the page told of these tokens and their alternatives, the first of which each is."""
+    texts, logprobs = [next(iter(each)) for each in tokens], [next(iter(each.values())) for each in tokens]
+    told = {"tokens": texts, "token_logprobs": logprobs, "top_logprobs": tokens}
+    chunk = {"choices": [{"index": 0, "text": "".join(texts), "logprobs": told, "finish_reason": "length"}]}
+    page.route(ASKED, lambda route: route.fulfill(body=f"data: {json.dumps(chunk)}\r\n\r\ndata: [DONE]\n\n"))
+
+
+def test_choosing_the_end_of_text_ends_it_and_part_of_a_character_cannot_be_chosen(visit, served):
+    page = visit()
+    end = json.loads(served.ask("/v1/models")[2])["data"][0]["end_of_text"]
+    answered(page, {"a": -0.1}, {"b": -1.0, end: -2.0, "bytes:\\xc3": -3.0})
+    write(page, "x", max_tokens=2)
+    page.locator(".token").nth(1).click()
+    expect(page.locator("#panel .bars button", has_text="bytes:")).to_be_disabled()
+    page.locator("#panel .bars button", has_text=end).click()
+    assert shown(page) == ["a"]
+    expect(page.locator("figcaption .end")).to_have_text("ended by you after 1 token")
+
+
 def test_what_a_model_writes_stays_text(visit):
     page, hostile = visit(), "<img src=x onerror=alert(1)>\x1b"
-    logprobs = {"tokens": [hostile], "token_logprobs": [-1.0], "top_logprobs": [{hostile: -1.0, "\n\t  ": -2.0}]}
-    chunk = {"choices": [{"index": 0, "text": hostile, "logprobs": logprobs, "finish_reason": "length"}]}
-    page.route(ASKED, lambda route: route.fulfill(body=f"data: {json.dumps(chunk)}\r\n\r\ndata: [DONE]\n\n"))
+    answered(page, {hostile: -1.0, "\n\t  ": -2.0})
     write(page, hostile, max_tokens=1)
     assert shown(page) == [pages.visible(hostile)]
     page.locator(".token").click()
