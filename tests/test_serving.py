@@ -386,17 +386,20 @@ def test_a_full_queue_says_when_to_come_again_and_who_leaves_frees_slots(served)
 
 
 def test_time_that_is_up_and_an_engine_that_dies_are_told():
-    slow = engine(1)
-    made = Served(slow, limits=replace(LIMITS, seconds=0.5))
+    slow, chunks = engine(1), threading.Semaphore(0)
+    made = Served(slow, limits=replace(LIMITS, seconds=2))
     made.until("ready")
-    write = slow.step
-    slow.step = lambda: [time.sleep(0.2), write()][1]
-    status, message, code, headers = made.error("/v1/completions", {"prompt": "a", "max_tokens": 500})
-    assert (status, code, headers["x-should-retry"]) == (504, "timeout", "false") and "not done after 0.5 s" in message
-    content = made.ask("/v1/completions", {"prompt": "a", "max_tokens": 500, "stream": True})[2].decode()
-    assert json.loads(content.split("\n\n")[-2].removeprefix("data: "))["error"]["code"] == "timeout"
+    write, long = slow.step, {"prompt": [1], "max_tokens": 500, "temperature": 0}
+    slow.step = lambda: (any(slow.slots) and chunks.acquire(), write())[1]  # as many as it may
+    status, message, code, headers = made.error("/v1/completions", long)
+    assert (status, code, headers["x-should-retry"]) == (504, "timeout", "false") and "not done after 2 s" in message
+    chunks.release(2)  # the one that was left, and one
+    content = made.ask("/v1/completions", long | {"stream": True})[2].decode()
+    *parts, end, _ = content.split("\n\n")
+    assert parts and json.loads(end.removeprefix("data: "))["error"]["code"] == "timeout"
     slow.step = lambda: 1 / 0
-    assert made.error("/v1/completions", {"prompt": "a"})[:1] == (500,)
+    chunks.release()
+    assert made.error("/v1/completions", {"prompt": "a"})[::2] == (500, "dead")
     assert made.ask("/health")[0] == 503 and made.error("/v1/completions", {"prompt": "a"})[2] == "dead"
     made.stop()
 
