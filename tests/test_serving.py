@@ -240,6 +240,7 @@ class Served:
             **usual | how,
         )
         place = serving_connections.bind("127.0.0.1", 0)
+        place.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)  # what is not read stays in the server
         self.port = place.getsockname()[1]
         self.server = serving_connections.Server(serving_app.make_app(self.service), self.writer.stop)
         self.thread = threading.Thread(target=self.server.run, args=([place],))
@@ -415,6 +416,22 @@ def test_a_body_that_is_slow_and_a_head_that_never_ends_are_not_waited_for(serve
                 endless.sendall(bytes([letter]))
                 time.sleep(0.05)
                 assert time.monotonic() - started < 5
+
+
+def test_an_answer_that_nobody_reads_is_not_kept(served, monkeypatch):
+    monkeypatch.setattr(serving_connections, "IDLE", 0.3)
+    body = json.dumps({"prompt": "a", "max_tokens": 512, "n": 4, "logprobs": 5}).encode()
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with socket.socket() as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.connect(("127.0.0.1", served.port))
+        before = len(served.lines)
+        deaf.sendall(head + body)
+        deadline = time.monotonic() + 20
+        while len(served.lines) == before or served.server.server_state.connections:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert " 200 " in served.lines[-1]
 
 
 def test_a_server_that_cannot_begin_says_why_in_one_line(served, tmp_path, capsys, monkeypatch):

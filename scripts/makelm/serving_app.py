@@ -314,8 +314,8 @@ class Reply:
         async for batch in answer.batches():
             arrived += batch
         content = self.completion.whole(arrived)
-        await Response(content, headers=PLAIN, media_type="application/json")(self.request.scope, None, send)
         self.started = True
+        await Response(content, headers=PLAIN, media_type="application/json")(self.request.scope, None, send)
 
     async def stream(self, answer: Answer, send: Send) -> None:
         """Sends texts as they come. Before there is something to send, an error still has a status of its own."""
@@ -332,7 +332,7 @@ class Reply:
         """Says why no more comes."""
         if not self.started:
             await failed(error)(self.request.scope, None, send)
-        elif self.request.state.connection.flow.write_paused:
+        elif not self.asked.stream or self.request.state.connection.flow.write_paused:
             self.request.state.connection.transport.abort()  # nobody reads
         else:
             await say(send, event(error.form), more=False)

@@ -1,6 +1,7 @@
 """Connections: those that say nothing, or too much at once, end; and how a server comes to its own end."""
 
 import asyncio
+import math
 import signal
 import socket
 from collections.abc import Callable
@@ -24,18 +25,30 @@ class Connection(H11Protocol):
     def __init__(self, *words, **more):
         super().__init__(*words, **more)
         self.app_state = self.app_state | {"connection": self}
+        self.timeout_keep_alive = IDLE
+        self.unread = math.inf  # bytes of an answer, when that was last looked at
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
         self.timeout_keep_alive_task = self.loop.call_later(IDLE, self.timeout_keep_alive_handler)
 
     def data_received(self, data: bytes) -> None:
-        timer = self.timeout_keep_alive_task
+        timer, self.unread = self.timeout_keep_alive_task, math.inf
         super().data_received(data)
         idle = self.cycle is None or self.cycle.response_complete
         if idle and timer and not self.timeout_keep_alive_task and not self.transport.is_closing():
             # part of a head is no request yet
             self.timeout_keep_alive_task = self.loop.call_at(timer.when(), self.timeout_keep_alive_handler)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Ends the connection; at once where nobody reads the answer that it still holds."""
+        before, self.unread = self.unread, self.transport.get_write_buffer_size()
+        if 0 < self.unread < before:
+            self.timeout_keep_alive_task = self.loop.call_later(IDLE, self.timeout_keep_alive_handler)
+        elif self.unread:
+            self.transport.abort()
+        else:
+            super().timeout_keep_alive_handler()
 
     def send_400_response(self, msg: str) -> None:
         """Answers what is no HTTP."""
@@ -53,8 +66,8 @@ class Server(uvicorn.Server):
     def __init__(self, app: ASGIApp, stop: Callable[[], None]):
         """`stop` ends what is being answered."""
         how = {"http": Connection, "ws": "none", "loop": "asyncio", "log_config": None, "access_log": False}
-        more = {"proxy_headers": False, "server_header": False, "timeout_keep_alive": IDLE}
-        super().__init__(uvicorn.Config(app, timeout_graceful_shutdown=GRACE + 2, **how, **more))
+        how |= {"proxy_headers": False, "server_header": False, "timeout_graceful_shutdown": GRACE + 2}
+        super().__init__(uvicorn.Config(app, **how))
         self.stop = stop
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
