@@ -164,7 +164,7 @@
 
   function describe() {
     const { stop, top_k, min_p, repetition_penalty, ...known } = request();
-    const body = request(), locked = !$("#key").hidden, place = new URL("v1", location.href);
+    const body = request(), locked = Boolean(session[TOKEN]), place = new URL("v1", location.href);
     const quoted = `'${JSON.stringify(body, null, 2).replaceAll("'", "'\\''")}'`;
     const header = locked ? ['-H "Authorization: Bearer $MAKELM_TOKEN"'] : [];
     $("#curl").textContent = [`curl ${place}/completions`, ...header, "-H 'Content-Type: application/json'", `-d ${quoted}`].join(" \\\n  ");

@@ -259,6 +259,8 @@ def test_a_server_with_a_token_is_asked_with_it(visit, small_run, tmp_path):
         write(page, "ab", **WRITES)
         assert shown(page)
         assert "hush" not in page.locator("#curl").text_content()
+        for command in ("#curl", "#python"):
+            assert "MAKELM_TOKEN" in page.locator(command).text_content()
 
 
 @pytest.mark.parametrize("width", [320, 400])
