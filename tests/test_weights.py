@@ -1,12 +1,13 @@
 """Weights files: equal bytes for equal weights, self-describing, refused when damaged or of another tokenizer."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from conftest import random_parameters, shape
 
-from makelm import manifest, weights
+from makelm import manifest, tensor_file, weights
 from makelm.errors import UserError
 
 MADE = weights.Weights(shape(), 30, 29, "abc", random_parameters(shape(), 30))
@@ -39,6 +40,15 @@ def test_damage_and_absence_are_one_line(tmp_path):
     weights.save(MADE, path)
     path.write_bytes(path.read_bytes()[:-7])
     with pytest.raises(UserError, match="is damaged"):
+        weights.load(path)
+
+
+def test_a_model_of_another_version_is_one_line(tmp_path):
+    path = tmp_path / "model.safetensors"
+    old = {key: value for key, value in shape().model_dump().items() if key != "qk_norm"} | {"heads": 2}
+    metadata = {"makelm": json.dumps({"model": old, "vocab_size": 30, "end_of_text": 29, "tokenizer": "abc"})}
+    tensor_file.write(path, [], "float32", metadata)
+    with pytest.raises(UserError, match="model.safetensors is of another version of makelm; run train_model again"):
         weights.load(path)
 
 

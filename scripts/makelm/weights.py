@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from pydantic import ValidationError
 from safetensors import SafetensorError
 
 from makelm import config, manifest, processes, tensor_file
@@ -62,13 +63,11 @@ def open_file(path: Path) -> Weights:
         raise UserError(f"{path} is missing; run train_model") from None
     except (SafetensorError, KeyError) as error:
         raise UserError(f"{path} is damaged or was not written by train_model ({error})") from None
-    return Weights(
-        model=config.Model.model_validate(facts["model"]),
-        vocab_size=facts["vocab_size"],
-        end_of_text=facts["end_of_text"],
-        tokenizer=facts["tokenizer"],
-        parameters=stored,
-    )
+    try:
+        model = config.Model.model_validate(facts["model"])
+        return Weights(model, facts["vocab_size"], facts["end_of_text"], facts["tokenizer"], stored)
+    except (ValidationError, KeyError):
+        raise UserError(f"{path} is of another version of makelm; run train_model again") from None
 
 
 def open_run(folder: Path, read_input: Callable[[str, Path], dict], read: Callable[[Path], Weights] = load) -> Weights:
