@@ -48,7 +48,7 @@ def test_a_model_of_another_version_is_one_line(tmp_path):
     old = {key: value for key, value in shape().model_dump().items() if key != "qk_norm"} | {"heads": 2}
     metadata = {"makelm": json.dumps({"model": old, "vocab_size": 30, "end_of_text": 29, "tokenizer": "abc"})}
     tensor_file.write(path, [], "float32", metadata)
-    with pytest.raises(UserError, match="model.safetensors is of another version of makelm; run train_model again"):
+    with pytest.raises(UserError, match="is of another version of makelm; run train_model again"):
         weights.load(path)
 
 
