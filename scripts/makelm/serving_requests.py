@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import Field, ValidationError
 
 from makelm import prompts
-from makelm.config import Section
+from makelm.config_types import Section, did_you_mean
 from makelm.errors import UserError
 from makelm.generate import Options
 from makelm.model import Skeleton
@@ -114,8 +114,11 @@ def refuse(word: str) -> None:
 def explained(error: dict) -> ApiError:
     """Returns what one of pydantic's errors means."""
     if error["type"] == "unknown":
-        param = ".".join([*map(str, error["loc"]), error["ctx"]["key"].strip("'")])
-        return ApiError(400, error["msg"], param, "unknown_parameter")
+        key = str(error["ctx"]["key"])
+        near = did_you_mean(key, error["ctx"]["known"])
+        return ApiError(
+            400, f"unknown key {key!r}{near}", ".".join([*map(str, error["loc"]), key]), "unknown_parameter"
+        )
     param = str(error["loc"][0])
     what = f"should be {SHAPES[param]}" if param in SHAPES else error["msg"][:1].lower() + error["msg"][1:]
     return ApiError(400, f"{param}: {what}", param, "invalid_value")
