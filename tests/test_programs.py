@@ -1,5 +1,7 @@
 """Compiled programs are kept for each kind of machine and number of threads apart."""
 
+from pathlib import Path
+
 import jax
 import pytest
 
@@ -34,6 +36,20 @@ def test_without_a_folder_jax_is_left_as_it_is(monkeypatch):
     before = jax.config.jax_compilation_cache_dir
     programs.keep(2)
     assert jax.config.jax_compilation_cache_dir == before
+
+
+def test_what_uses_a_run_keeps_programs_where_its_workflow_does(monkeypatch, tmp_path):
+    run = tmp_path / "results/train_model/a"
+    run.mkdir(parents=True)
+    assert programs.of_workflow(run) is None, "the run was copied here"
+    (tmp_path / ".snakemake").mkdir()
+    assert programs.of_workflow(run) == tmp_path / ".snakemake/compiled"
+    monkeypatch.chdir(run)
+    assert programs.of_workflow(Path()) == tmp_path / ".snakemake/compiled"
+    monkeypatch.delenv(programs.FOLDER, raising=False)
+    programs.keep(2, tmp_path / "own")
+    assert jax.config.jax_compilation_cache_dir.startswith(str(tmp_path / "own"))
+    assert folder(monkeypatch, tmp_path / "named", 2).startswith(str(tmp_path / "named")), "what is named comes first"
 
 
 def test_a_processor_is_known_by_its_instructions(monkeypatch, tmp_path):

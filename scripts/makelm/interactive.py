@@ -9,7 +9,7 @@ from collections.abc import Generator
 from dataclasses import fields, replace
 from pathlib import Path
 
-from makelm import prompts, tokenizer, weights
+from makelm import programs, prompts, tokenizer, weights
 from makelm.errors import UserError
 from makelm.generate import Engine, Options
 from makelm.model import Skeleton
@@ -42,6 +42,7 @@ def main(words: list[str]) -> int:
     args = arguments().parse_args(words)
     # what XLA sizes its thread pools by
     os.environ["NPROC"] = str(args.cores)
+    programs.keep(args.cores, programs.of_workflow(args.run))
     try:
         options = options_of(args)
         trained, encoding = open_run(args.run, args.tokenizer)

@@ -11,18 +11,27 @@ MAX_BYTES = 2 << 30  # of one folder; the programs that were not used for longes
 PROCESSORS = Path("/proc/cpuinfo")
 
 
-def keep(cores: int) -> None:
-    """Has JAX keep its programs in the folder that the environment names, those for each kind of machine apart.
+def keep(cores: int, folder: Path | None = None) -> None:
+    """Has JAX keep its programs in the folder that the environment names, else in this one, if there is one.
+
+    Those for each kind of machine lie apart.
 
     JAX tells programs by what they compute and for which accelerator. It knows neither the processor, whose
     instructions another one may lack, nor the number of threads that XLA divides the work for, on which last digits
     depend.
     """
-    root, jax = os.environ.get(FOLDER), sys.modules.get("jax")  # a stage that does not compute has not imported it
+    root = os.environ.get(FOLDER) or folder
+    jax = sys.modules.get("jax")  # a stage that does not compute has not imported it
     if root and jax:
         jax.config.update("jax_compilation_cache_dir", str(Path(root) / f"{processor()}-{cores}"))
         jax.config.update("jax_compilation_cache_max_size", MAX_BYTES)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def of_workflow(run: Path) -> Path | None:
+    """Returns where the workflow that made a run (results/train_model/NAME) keeps programs, if that is at hand."""
+    place = run.resolve().parent.parent.parent / ".snakemake"
+    return place / "compiled" if place.is_dir() else None
 
 
 def processor() -> str:

@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from makelm import interactive, pages, serving_app, serving_connections, weights
+from makelm import interactive, pages, programs, serving_app, serving_connections, weights
 from makelm.errors import UserError
 from makelm.model import Skeleton
 from makelm.serving_answers import Names
@@ -61,6 +61,7 @@ def main(words: list[str]) -> int:
     args = arguments().parse_args(words)
     # what XLA sizes its thread pools by
     os.environ["NPROC"] = str(args.cores)
+    programs.keep(args.cores, programs.of_workflow(args.run))
     try:
         token = token_of(args)
         place = bind(args, token)
