@@ -83,6 +83,7 @@ def test_what_is_wrong_is_one_line(run, tmp_path, capsys):
     cases = {
         ("--top-p", "0", "--prompt", "a"): "--top-p: 0.0 is out of bounds",
         ("--stop", "", "--prompt", "a"): "--stop: an empty string",
+        ("--cores", "0", "--prompt", "a"): "--cores must be 1 or more",
         ("--tokenizer", str(tmp_path), "--prompt", "a"): "is missing; run train_tokenizer",
     }
     for words, message in cases.items():

@@ -9,7 +9,7 @@ from collections.abc import Generator
 from dataclasses import fields, replace
 from pathlib import Path
 
-from makelm import programs, prompts, tokenizer, weights
+from makelm import cli, programs, prompts, tokenizer, weights
 from makelm.errors import UserError
 from makelm.generate import Engine, Options
 from makelm.model import Skeleton
@@ -40,10 +40,9 @@ def arguments() -> argparse.ArgumentParser:
 def main(words: list[str]) -> int:
     """Runs a conversation and returns the exit code."""
     args = arguments().parse_args(words)
-    # what XLA sizes its thread pools by
-    os.environ["NPROC"] = str(args.cores)
-    programs.keep(args.cores, programs.of_workflow(args.run))
     try:
+        cli.limit_cores(args.cores)
+        programs.keep(args.cores, programs.of_workflow(args.run))
         options = options_of(args)
         trained, encoding = open_run(args.run, args.tokenizer)
         skeleton = Skeleton(trained.model, trained.vocab_size, trained.end_of_text)

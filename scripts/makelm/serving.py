@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from makelm import interactive, pages, programs, serving_app, serving_connections, weights
+from makelm import cli, interactive, pages, programs, serving_app, serving_connections, weights
 from makelm.errors import UserError
 from makelm.model import Skeleton
 from makelm.serving_answers import Names
@@ -59,10 +59,9 @@ def whole(text: str) -> int:
 def main(words: list[str]) -> int:
     """Serves until it is told to, and ends the process; returns the exit code where it cannot begin."""
     args = arguments().parse_args(words)
-    # what XLA sizes its thread pools by
-    os.environ["NPROC"] = str(args.cores)
-    programs.keep(args.cores, programs.of_workflow(args.run))
     try:
+        cli.limit_cores(args.cores)
+        programs.keep(args.cores, programs.of_workflow(args.run))
         token = token_of(args)
         place = bind(args, token)
         service = open_service(args, token)
