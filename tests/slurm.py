@@ -36,7 +36,8 @@ SlurmdPidFile={base}/slurmd-%n.pid
 SlurmctldLogFile={base}/log/slurmctld.log
 SlurmdLogFile={base}/log/slurmd-%n.log
 ProctrackType={track}
-TaskPlugin={task}
+# both nodes are one machine: bound to cores, all that they run would share its first one
+TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 MpiDefault=none
@@ -64,8 +65,6 @@ PartitionName=first Nodes=n[1-2] Default=NO MaxTime=01:00:00 DefMemPerCPU=100 Pr
 CGROUP = """
 CgroupPlugin=cgroup/v1
 CgroupMountpoint=/sys/fs/cgroup
-ConstrainCores=yes
-ConstrainRAMSpace=yes
 """
 
 
@@ -97,8 +96,8 @@ class Slurm:
         for name in ("state", "log", "spool/n1", "spool/n2", "dev"):
             (self.base / name).mkdir(parents=True)
         cgroups = os.access("/sys/fs/cgroup/freezer", os.W_OK)  # else processes are tracked by their groups
-        kinds = ("proctrack/cgroup", "task/cgroup,task/affinity") if cgroups else ("proctrack/pgid", "task/none")
-        self.write("slurm.conf", SITE.format(base=self.base, track=kinds[0], task=kinds[1]))
+        track = "proctrack/cgroup" if cgroups else "proctrack/pgid"
+        self.write("slurm.conf", SITE.format(base=self.base, track=track))
         self.write("cgroup.conf", CGROUP if cgroups else "")
         lines = []
         for node in ("n1", "n2"):
