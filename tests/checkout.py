@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import planner
 import psutil
 import pytest
 from filelock import FileLock
@@ -68,9 +69,9 @@ class Checkout:
 
         `more` are configuration files to be laid over the tiny preset.
         """
-        dry = self.python("-m", "snakemake", "-n", "--cores", "2", *arguments, "--configfile", TINY, *more)
-        text = dry.stdout + dry.stderr
-        assert dry.returncode == 0, text
+        words = ["-n", "--cores", "2", *arguments, "--configfile", TINY, *more]
+        code, text = planner.snakemake(words, self.folder, ENVIRONMENT)
+        assert code == 0, text
         jobs = []
         for rule, block in re.findall(r"^(?:local)?rule (\w+):\n((?:    .*\n)*)", text, re.MULTILINE):
             wildcards = re.search(r"^    wildcards: (.*)$", block, re.MULTILINE)

@@ -7,6 +7,7 @@ B rows, V vocabulary, A alternatives, X blocks of the vocabulary, Y tokens of a 
 """
 
 from dataclasses import dataclass
+from functools import partial
 from math import isqrt
 from typing import NamedTuple
 
@@ -14,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+
+LOWEST = np.iinfo(np.int32).min
 
 
 @dataclass(frozen=True)
@@ -110,10 +113,17 @@ def restrict(logits_BV: Array, drawing: Drawing) -> Array:
     top_p looks at what top_k has left.
     """
     order_BV, top_p_B1 = ordered(logits_BV), drawing.top_p_B[:, None]
-    kth_B1 = least(order_BV, jnp.ones_like(logits_BV), drawing.top_k_B[:, None].astype(jnp.float32))
+
+    def least_if(asked_B: Array, weights_BV: Array, enough_B1: Array) -> Array:
+        # each of its steps is a pass over the vocabulary: not for rows none of which asks
+        found = partial(least, order_BV, weights_BV, enough_B1)
+        return jax.lax.cond(jnp.any(asked_B), found, lambda: jnp.full_like(order_BV[:, :1], LOWEST))
+
+    top_k_B = drawing.top_k_B
+    kth_B1 = least_if(top_k_B < logits_BV.shape[1], jnp.ones_like(logits_BV), top_k_B[:, None].astype(jnp.float32))
     logits_BV = jnp.where(order_BV >= kth_B1, logits_BV, -jnp.inf)
     shares_BV = shares(logits_BV)
-    last_B1 = least(order_BV, shares_BV, top_p_B1 * jnp.sum(shares_BV, axis=-1, keepdims=True))
+    last_B1 = least_if(drawing.top_p_B < 1, shares_BV, top_p_B1 * jnp.sum(shares_BV, axis=-1, keepdims=True))
     # sums of rounded numbers say nothing about all of them
     stays_BV = ((order_BV >= last_B1) | (top_p_B1 >= 1)) & (shares_BV >= drawing.min_p_B[:, None])
     return jnp.where(stays_BV, logits_BV, -jnp.inf)
@@ -136,7 +146,7 @@ def least(order_BV: Array, weights_BV: Array, enough_B1: Array) -> Array:
         return jnp.where(reached(higher_B1), higher_B1, bound_B1)
 
     zero_B1 = jnp.zeros_like(order_BV[:, :1])
-    return jax.lax.fori_loop(0, 31, halve, jnp.where(reached(zero_B1), 0, jnp.iinfo(jnp.int32).min))
+    return jax.lax.fori_loop(0, 31, halve, jnp.where(reached(zero_B1), 0, LOWEST))
 
 
 def pick(shares_BV: Array, u_B: Array) -> Array:

@@ -23,7 +23,7 @@ if "MAKELM_CLUSTER" not in os.environ:
 
 LONG = (
     "run.tiny.hardware.devices=2 run.tiny.mesh.fsdp=2 run.tiny.cores=1 cluster.devices_per_node=1"
-    " run.tiny.train.optimizer.kind=adamw run.tiny.model.n_layers=1 run.tiny.train.steps=160"
+    " run.tiny.train.optimizer.kind=adamw run.tiny.model.n_layers=1 run.tiny.train.steps=320"
 )
 TARGET = "results/train_model/tiny/manifest.json"
 
@@ -147,7 +147,7 @@ def kill_node(training, cluster):
 DISTURBANCES = (cancel, warn, requeue, preempt, kill_rank, kill_batch, kill_node)
 
 
-def test_whatever_happens_to_its_jobs_it_goes_on(training, undisturbed, cluster):
+def test_whatever_happens_to_its_jobs_and_to_snakemake_it_goes_on(training, undisturbed, cluster):
     training.start()
     last = 0
     for disturb in DISTURBANCES:
@@ -161,9 +161,22 @@ def test_whatever_happens_to_its_jobs_it_goes_on(training, undisturbed, cluster)
         # whose node died Slurm starts again, if it was still at work when that was noticed
         same = training.job() == job
         assert disturb is kill_node or same == (disturb is requeue), (disturb, slurm.jobs("train_model"))
+    training.after(last)
+    start_snakemake_again(training)
     assert training.snakemake.wait(300) == 0, training.said()
     assert training.weights() == undisturbed.weights()
+    slurm.wait_until(lambda: not slurm.states(), 60)
     assert not training.processes()
+
+
+def start_snakemake_again(training):
+    """Kills Snakemake, whose job goes on, and starts another."""
+    training.snakemake.kill()
+    training.snakemake.wait()
+    assert training.processes(), "the job goes on"
+    unlock = [sys.executable, "-m", "snakemake", "--unlock", "--configfile", TINY]
+    subprocess.run(unlock, cwd=training.folder, env=ENVIRONMENT, check=True, capture_output=True)
+    training.start()
 
 
 def test_a_job_whose_time_is_over_goes_on_as_another(training, undisturbed):
@@ -180,18 +193,3 @@ def test_a_job_whose_time_is_over_goes_on_as_another(training, undisturbed):
     assert ends[0] in ("TIMEOUT", "FAILED") and ends[-1] == "COMPLETED" and len(ends) > 1, ends
     assert training.begun() > 0
     assert training.weights() == undisturbed.weights()
-
-
-def test_after_the_end_of_snakemake_its_jobs_go_on_and_a_new_one_does_not_disturb_them(training, undisturbed):
-    training.start()
-    training.after(0)
-    training.snakemake.kill()
-    training.snakemake.wait()
-    assert training.processes(), "the job goes on"
-    unlock = [sys.executable, "-m", "snakemake", "--unlock", "--configfile", TINY]
-    subprocess.run(unlock, cwd=training.folder, env=ENVIRONMENT, check=True, capture_output=True)
-    training.start()
-    assert training.snakemake.wait(400) == 0, training.said()
-    assert training.weights() == undisturbed.weights()
-    slurm.wait_until(lambda: not slurm.states(), 60)
-    assert not training.processes()

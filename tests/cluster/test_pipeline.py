@@ -95,7 +95,7 @@ def test_thousands_of_shards_stay_plannable(submitted):
         return processor_seconds() - before
 
     # whatever else a machine does can only add to either: the least of each is what they take
-    many, few = (min(times) for times in zip(*[(plan(2000), plan(2)) for _ in range(3)], strict=True))
+    many, few = (min(times) for times in zip(*[(plan(2000), plan(2)) for _ in range(2)], strict=True))
     assert many < 10 / 3 * few, f"{many:.1f} s of processor for 2,000 shards, {few:.1f} for 2"
 
 
