@@ -29,7 +29,9 @@ class Table:
 def record(name: str, results: object, table: Table, missing: list[str] = ()) -> None:
     """Writes results of a benchmark, and its table into the README where it has the marks `<!-- name -->`."""
     when = datetime.now(UTC).date().isoformat()
-    command = " ".join(["python", f"benchmarks/{name}.py", *(word for word in sys.argv[1:])])
+    # where things lie on a machine is its own affair
+    words = [f"<{Path(word).name}>" if Path(word).is_absolute() else word for word in sys.argv[1:]]
+    command = " ".join(["python", f"benchmarks/{name}.py", *words])
     content = {"date": when, "command": command, "machine": machine(), "missing": list(missing), "results": results}
     folder = HERE / "measured"
     folder.mkdir(exist_ok=True)
