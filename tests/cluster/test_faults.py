@@ -16,8 +16,6 @@ import slurm
 from checkout import ENVIRONMENT, TINY, Checkout, copy_checkout
 from submitting import SAID, end, start, submit
 
-from makelm import locks
-
 if "MAKELM_CLUSTER" not in os.environ:
     pytest.skip("starts a Slurm of its own: make test-cluster", allow_module_level=True)
 
@@ -180,14 +178,17 @@ def start_snakemake_again(training):
 
 
 def test_a_job_whose_time_is_over_goes_on_as_another(training, undisturbed):
-    """Held up until its minute is nearly over, the job is ended in the middle of its training."""
-    training.out.mkdir(parents=True)
-    lock = locks.Lock(locks.beside(training.out / "manifest.json"), print, pytest.fail)
-    lock.acquire(0)
-    training.start("cluster.accelerator.minutes=1", "cluster.warn_seconds=1")
-    slurm.wait_until(lambda: "RUNNING" in [state for _, state, _ in slurm.jobs("train_model", training.since)], 60)
-    time.sleep(35)
-    lock.release()
+    """Its time is cut in the middle of its training, which stands still until Slurm has noticed."""
+    training.start()
+    training.after(0)
+    stopped = training.processes()
+    for each in stopped:
+        each.suspend()
+    subprocess.run(["scontrol", "update", f"JobId={training.job()}", "TimeLimit=1"], check=True)
+    slurm.wait_until(lambda: slurm.states().get(training.job()) != "RUNNING", 150)
+    for each in stopped:
+        with suppress(psutil.Error):  # Slurm goes on with them itself, to end them
+            each.resume()
     assert training.snakemake.wait(400) == 0, training.said()
     ends = [state for _, state, _ in slurm.jobs("train_model", training.since)]
     assert ends[0] in ("TIMEOUT", "FAILED") and ends[-1] == "COMPLETED" and len(ends) > 1, ends
