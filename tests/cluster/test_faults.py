@@ -189,7 +189,7 @@ def test_a_job_whose_time_is_over_goes_on_as_another(training, undisturbed):
     for each in stopped:
         with suppress(psutil.Error):  # Slurm goes on with them itself, to end them
             each.resume()
-    assert training.snakemake.wait(400) == 0, training.said()
+    assert training.snakemake.wait(600) == 0, training.said()
     ends = [state for _, state, _ in slurm.jobs("train_model", training.since)]
     assert ends[0] in ("TIMEOUT", "FAILED") and ends[-1] == "COMPLETED" and len(ends) > 1, ends
     assert training.begun() > 0
