@@ -46,7 +46,7 @@ def main() -> None:
         sys.exit(complain(f"{error.filename}: {error.strerror}; make this folder writable"))
     take(lock)
     end_orphans()
-    clear_stale_lock(sys.argv[1:])
+    clear_stale_lock(sys.argv[1:], lock)
     started = time.monotonic()
     code = snakemake(sys.argv[1:], lock)
     sys.exit(closing_words(code, time.monotonic() - started))
@@ -109,14 +109,16 @@ def end_orphans() -> None:
         psutil.wait_procs(orphans)
 
 
-def clear_stale_lock(arguments: list[str]) -> None:
+def clear_stale_lock(arguments: list[str], lock: TextIO) -> None:
     """Removes the lock of a killed Snakemake. A live one that was started by hand keeps its own."""
     if not any(Path(".snakemake/locks").glob("*")):
         return
     alive = [process.pid for process, words in processes_here() if is_snakemake(words)]
     if alive:
         sys.exit(complain(f"Snakemake (process {alive[0]}) is at work in this folder; run make again after it"))
-    subprocess.run([*command(arguments), "--unlock"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    # it has this program's lock too: where only this one is killed meanwhile, the next make waits for it
+    unlock = [*command(arguments), "--unlock"]
+    subprocess.run(unlock, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, pass_fds=[lock.fileno()])
 
 
 # ---- running

@@ -79,6 +79,29 @@ def test_when_make_is_killed_the_next_one_waits_for_its_snakemake(scratch, train
     tell("faults", "kill -9 of `make`, then `make`", "waits for the first one's Snakemake, then goes on")
 
 
+def test_when_make_is_killed_while_it_unlocks_the_next_one_waits_for_that(scratch, tell):
+    stale = scratch.folder / ".snakemake/locks/0.output.lock"
+    stale.parent.mkdir(parents=True, exist_ok=True)
+    stale.write_text(f"{scratch.folder / TRAINING}\n")
+    first = scratch.start_make(TRAINING)
+    wait(lambda: scratch.working("--unlock"))
+    first.kill()
+    first.wait()  # else the end of its process group's leader would wake, and end, what is suspended
+    for process in scratch.working("--unlock"):
+        process.suspend()  # for as long as the next one needs to come
+    second = scratch.start_make(TRAINING)
+    try:
+        assert "waiting for " in second.stdout.readline()
+        for process in scratch.working("--unlock"):
+            process.resume()
+        output, errors = second.communicate(timeout=120)
+    finally:
+        second.kill()
+        first.communicate()
+    assert second.returncode == 0, output + errors
+    tell("faults", "kill -9 of `make` while it removes a killed Snakemake's lock", "the next `make` waits, then works")
+
+
 def test_a_learning_rate_that_changes_and_changes_back_resumes_its_own_training(scratch, training):
     os.killpg(training.pid, signal.SIGINT)
     training.communicate(timeout=60)
