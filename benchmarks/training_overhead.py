@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 import numpy as np
 import yaml
 
-from makelm import configfile, manifest, shards, stages
+from makelm import configfile, malloc, manifest, shards, stages
 
 ROOT = Path(__file__).resolve().parent.parent
 VOCABULARY, TOKENS = 2048, 300_000
@@ -47,7 +47,7 @@ def blocks(settings, data: Path, out: Path, **cadence: int) -> list[dict]:
     sections["train"] = sections["train"] | far | {"log_every": BLOCK} | cadence
     keys = json.dumps(sections | {"locked": {}})
     words = ["--config", keys, "--shards", data, "--out", out, "--cores", run["cores"], "--log", out / "log.txt"]
-    environment = os.environ | {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+    environment = os.environ | {malloc.VARIABLE: malloc.TUNABLES}
     program = ROOT / "scripts/train_model.py"
     subprocess.run([sys.executable, program, *map(str, words)], env=environment, check=True, stdout=subprocess.DEVNULL)
     return [json.loads(line) for line in (out / "timings.jsonl").read_text().splitlines()]

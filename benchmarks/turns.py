@@ -15,8 +15,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 WORKERS = Path(__file__).resolve().parent / "workers"
-# as the workflow starts its stages
-OWN = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+sys.path.insert(0, str(WORKERS.parent.parent / "scripts"))
+from makelm import malloc  # noqa: E402
+
+OWN = {malloc.VARIABLE: malloc.TUNABLES}  # as the workflow starts its stages
 
 
 class Worker:

@@ -3,6 +3,7 @@
 B batch, A batch x heads, T position, S position attended to, N heads, K key/value heads, H head dim, R pairs of H
 """
 
+from functools import partial
 from itertools import pairwise
 from math import pi, sqrt
 
@@ -52,12 +53,59 @@ def below(x: Array) -> Array:
 
 def gelu_backward(x: Array, g: Array) -> tuple[Array]:
     """Returns the gradient; both terms come from x anew, which costs less than to keep one."""
+    x, g = anew(x, g)
     wide = x.astype(jnp.float32)
     density = jnp.exp(-0.5 * wide * wide) * sqrt(1 / (2 * pi))
     return ((g.astype(jnp.float32) * (below(wide) + wide * density)).astype(x.dtype),)
 
 
 gelu.defvjp(lambda x: (gelu(x), x), gelu_backward)
+
+
+def anew(*kept: Array | None) -> tuple[Array | None, ...]:
+    """Returns what the forward pass kept, behind a fence.
+
+    Without it XLA finds that what is computed of it was computed before, and keeps that in memory instead.
+    """
+    return jax.lax.optimization_barrier(kept)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def norm(x: Array, scale: Array | None, eps: float, centred: bool) -> Array:
+    """Returns x over the root of its mean square along the last dim, less its mean before if `centred`, in float32.
+
+    RMSNorm (Zhang and Sennrich 2019) or LayerNorm (Ba et al. 2016), without its bias. Of x no more is kept for the
+    backward pass than x itself, in its own dtype, which the residual stream keeps anyway.
+    """
+    return norm_forward(x, scale, eps, centred)[0]
+
+
+def norm_forward(x: Array, scale: Array | None, eps: float, centred: bool) -> tuple[Array, tuple]:
+    wide = x.astype(jnp.float32)
+    mean = jnp.mean(wide, axis=-1, keepdims=True) if centred else None
+    wide = wide - mean if centred else wide
+    factor = jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)
+    y = wide * factor
+    return y if scale is None else y * along_last(scale, x), (x, scale, mean, factor)
+
+
+def norm_backward(eps: float, centred: bool, saved: tuple, g: Array) -> tuple[Array, Array | None]:
+    x, scale, mean, factor = anew(*saved)
+    wide = x.astype(jnp.float32)
+    y = (wide - mean if centred else wide) * factor
+    g_y = g if scale is None else g * along_last(scale, g)
+    g_x = g_y - y * jnp.mean(g_y * y, axis=-1, keepdims=True)
+    g_x = g_x - jnp.mean(g_y, axis=-1, keepdims=True) if centred else g_x
+    g_scale = None if scale is None else jnp.sum(g * y, axis=tuple(range(g.ndim - 1))).astype(scale.dtype)
+    return (g_x * factor).astype(x.dtype), g_scale
+
+
+norm.defvjp(norm_forward, norm_backward)
+
+
+def along_last(vector: Array, x: Array) -> Array:
+    """Returns a vector with as many dims as x, so that it is spread over all but the last."""
+    return vector.reshape((1,) * (x.ndim - 1) + (-1,))
 
 
 def turns(positions_T: np.ndarray | Array, dims: int, base: float) -> tuple[Array, Array]:

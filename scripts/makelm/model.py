@@ -40,15 +40,10 @@ class Norm(nnx.Module):
     def __call__(self, x: Array) -> Array:
         # as rows of a matrix: XLA on a CPU reduces the last dim of a larger array up to 8 times slower;
         # not where devices share the heads, whose parts do not lie one after the other in such rows
-        rows = x.astype(jnp.float32).reshape(x.shape if self.apart else (-1, x.shape[-1]))
-        one_row = (1,) * (rows.ndim - 1) + (-1,)
-        if self.centred:
-            rows = rows - jnp.mean(rows, axis=-1, keepdims=True)
-        rows = rows * jax.lax.rsqrt(jnp.mean(rows * rows, axis=-1, keepdims=True) + self.eps)
-        if self.scale is not None:
-            rows = rows * self.scale[...].reshape(one_row)
+        rows = x.reshape(x.shape if self.apart else (-1, x.shape[-1]))
+        rows = layers.norm(rows, None if self.scale is None else self.scale[...], self.eps, self.centred)
         if self.bias is not None:
-            rows = rows + self.bias[...].reshape(one_row)
+            rows = rows + layers.along_last(self.bias[...], rows)
         return rows.astype(self.dtype).reshape(x.shape)
 
 
@@ -113,11 +108,18 @@ class Attention(nnx.Module):
         return x_BTD if self.output_bias_D is None else x_BTD + self.output_bias_D[...].astype(x_BTD.dtype)[None, None]
 
 
+# computed again in the backward pass (jax.checkpoint), which costs less than to keep what tanh and sigmoid gave
 ACTIVATIONS = {
-    "gelu_tanh": partial(jax.nn.gelu, approximate=True),
+    "gelu_tanh": jax.checkpoint(partial(jax.nn.gelu, approximate=True)),
     "gelu": layers.gelu,
     "relu_squared": lambda x: jnp.square(jax.nn.relu(x)),
 }
+
+
+@jax.checkpoint
+def gated(gate: Array, up: Array) -> Array:
+    """Returns what a gate lets through (SiLU)."""
+    return jax.nn.silu(gate) * up
 
 
 class Mlp(nnx.Module):
@@ -145,10 +147,10 @@ class Mlp(nnx.Module):
 
         h_BTF = layer(x_BTD, self.up_DF, self.up_bias_F)
         if self.activation == "swiglu":
-            h_BTF = jax.nn.silu(layer(x_BTD, self.gate_DF)) * h_BTF
+            h_BTF = gated(layer(x_BTD, self.gate_DF), h_BTF)
         elif self.activation == "swiglu_layer":
             gate_BTF = layer(h_BTF, self.inner_gate_FF, self.inner_gate_bias_F)
-            h_BTF = jax.nn.silu(gate_BTF) * layer(h_BTF, self.inner_up_FF, self.inner_up_bias_F)
+            h_BTF = gated(gate_BTF, layer(h_BTF, self.inner_up_FF, self.inner_up_bias_F))
         else:
             h_BTF = ACTIVATIONS[self.activation](h_BTF)
         return layer(h_BTF, self.down_FD, self.down_bias_D)

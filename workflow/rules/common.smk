@@ -10,8 +10,6 @@ sys.path.insert(0, os.path.abspath(SCRIPTS))
 os.environ.update(
     # stages run with the Python that runs Snakemake, unless a conda environment or container brings another
     PATH=os.path.dirname(sys.executable) + os.pathsep + os.environ.get("PATH", ""),
-    # Linux: XLA's large buffers in huge pages, a seventh off a small model's step on a CPU
-    GLIBC_TUNABLES=os.environ.get("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"),
     # what XLA compiled once; a folder of the user's own, one for all projects, does as well
     JAX_COMPILATION_CACHE_DIR=os.environ.get("JAX_COMPILATION_CACHE_DIR", ".snakemake/compiled"),
 )
@@ -21,9 +19,12 @@ import makelm.closure as makelm_closure
 import makelm.cluster as makelm_cluster
 import makelm.configfile as makelm_configfile
 import makelm.errors as makelm_errors
+import makelm.malloc as makelm_malloc
 import makelm.source_files as makelm_source_files
 import makelm.stages as makelm_stages
 import makelm.used as makelm_used
+
+os.environ.setdefault(makelm_malloc.VARIABLE, makelm_malloc.TUNABLES)
 
 RAW = dict(config)
 LOCK_FILE = os.path.relpath(os.path.join(workflow.basedir, "uv.lock"))
