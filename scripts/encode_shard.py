@@ -8,9 +8,11 @@ Of a corpus of ready tokens, the .bin files are checked, counted and linked to.
 import argparse
 from pathlib import Path
 
-from makelm import cli, documents, encoding, fast_encoder, manifest, ready_tokens, shards, tokenizer
+from makelm import cli, documents, encoding, manifest, marks, ready_tokens, shards, tokenizer
 from makelm.encoding import EncodeBatch
 from makelm.errors import UserError
+from makelm.fast_encoder import FastEncoder
+from makelm.marks import MarkedEncoder
 from makelm.progress import Bar
 from makelm.tokenizer import Tokenizer
 
@@ -37,8 +39,7 @@ def work(job: cli.Job) -> None:
     for part in documents.PARTS:
         manifest.check_file(job.args.corpus, corpus, documents.shard_name(part, job.args.shard))
     found = tokenizer.load(job.args.tokenizer)
-    fast = job.config.encoder == "gigatoken"
-    encode_batch = fast_encoder.FastEncoder(found).encode_batch if fast else found.encode_batch
+    encode_batch = encoder(found, job.config.encoder).encode_batch
     facts = {
         "shard": job.args.shard,
         "num_shards": num_shards,
@@ -50,6 +51,11 @@ def work(job: cli.Job) -> None:
     train = facts["train"]
     job.say(f"{train['tokens']:,} training tokens, {train['bytes'] / max(train['tokens'], 1):.2f} bytes each")
     job.publish(facts)
+
+
+def encoder(found: Tokenizer, chosen: str | None) -> Tokenizer | FastEncoder | MarkedEncoder:
+    """Returns what makes the tokenizer's ids fastest of what was chosen."""
+    return FastEncoder(found) if chosen == "gigatoken" else marks.encoder(found) or found
 
 
 def encode(job: cli.Job, found: Tokenizer, encode_batch: EncodeBatch, part: str, bar: Bar) -> dict[str, int]:

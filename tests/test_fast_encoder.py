@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from vocabularies import ADVERSARIAL, TEXTS, settings, train
 
-from makelm import encodings, fast_encoder
+from makelm import encodings, fast_encoder, sampled
 from makelm.errors import UserError
 from makelm.tokenizer_ranks import Ranks
 
@@ -36,7 +36,7 @@ def pretend(monkeypatch, tokenizer: Ranks, wrong: str) -> None:
 
 def test_one_text_in_so_many_is_held_against_tiktoken(small, monkeypatch):
     pretend(monkeypatch, small, "wrong")
-    texts = ["right"] * fast_encoder.EVERY
+    texts = ["right"] * sampled.EVERY
     fast = fast_encoder.FastEncoder(small)
     assert [ids.tolist() for ids in fast.encode_batch(texts)] == [small.encode("right")] * len(texts)
     with pytest.raises(UserError, match=r"different ids of .*'wrong'; set tokenizer\.encoder: tiktoken"):

@@ -1,7 +1,6 @@
 """An optional faster encoder for tiktoken's encodings: the package gigatoken, held against tiktoken on a sample."""
 
 import importlib
-import itertools
 import tempfile
 import threading
 from collections.abc import Sequence
@@ -11,11 +10,11 @@ import numpy as np
 
 from makelm import encodings
 from makelm.errors import UserError
+from makelm.sampled import Sample
 from makelm.tokenizer import Tokenizer
 from makelm.tokenizer_ranks import Ranks, begin
 
 SCHEMES = {"gpt2": "gpt2", "cl100k_base": "gpt4", "o200k_base": "o200k"}  # encoding -> what gigatoken calls its pattern
-EVERY = 100  # texts, of which one is encoded by tiktoken as well; always the first
 
 
 class FastEncoder:
@@ -23,8 +22,7 @@ class FastEncoder:
 
     def __init__(self, tokenizer: Tokenizer):
         """Raises UserError where the package is missing or does not know the tokenizer's pattern."""
-        self.tokenizer = tokenizer
-        self.count = itertools.count()
+        self.tokenizer, self.sample = tokenizer, Sample()
         self.lock = threading.Lock()  # it serves one thread at a time, with more than the others read and write
         try:
             # by name, since no stage's result depends on it: both encoders make the same ids
@@ -42,11 +40,11 @@ class FastEncoder:
         """Returns the ids of each text as an array of uint32. Raises UserError where a sample differs from tiktoken."""
         with self.lock:
             found = [self.encoder.encode(text) for text in texts]
-        for text, ids in zip(texts, found, strict=True):
-            if next(self.count) % EVERY == 0 and not np.array_equal(ids, self.tokenizer.encode_batch([text])[0]):
-                raise UserError(
-                    f"gigatoken and tiktoken make different ids of {begin(text)}; set tokenizer.encoder: tiktoken"
-                )
+        differs = self.sample.first_that_differs(self.tokenizer, texts, found)
+        if differs is not None:
+            raise UserError(
+                f"gigatoken and tiktoken make different ids of {begin(differs)}; set tokenizer.encoder: tiktoken"
+            )
         return found
 
 
