@@ -96,7 +96,7 @@ bench: $(READY) $(BENCH)/.ready ## speed beside PEERS=<folder with nanoGPT, pico
 	@for name in train_step time_to_quality sampling; do \
 	  .venv/bin/python benchmarks/$$name.py --peers "$(PEERS)" $(ARGS) || exit; \
 	done
-	@for name in start_up growth; do .venv/bin/python benchmarks/$$name.py $(ARGS) || exit; done
+	@for name in products start_up growth; do .venv/bin/python benchmarks/$$name.py $(ARGS) || exit; done
 
 check: $(READY) ## style and lint
 	.venv/bin/ruff check
