@@ -74,12 +74,13 @@ def of_bytes(spaces: str) -> np.ndarray:
 
 def encoder(tokenizer: Tokenizer) -> MarkedEncoder | None:
     """Returns an encoder of a tokenizer with one of tiktoken's patterns; None for another, which is used as it is."""
+    if not isinstance(tokenizer, Ranks):
+        return None
     for names, (ending, without, spaces) in ENDINGS.items():
         published = {encodings.definition(name, lambda *_: {})["pat_str"] for name in names}
-        if isinstance(tokenizer, Ranks) and tokenizer.pattern in published:
-            beginning = tokenizer.pattern.removesuffix(ending)
-            assert beginning != tokenizer.pattern, f"tiktoken has another pattern for {names[0]} now"
-            return MarkedEncoder(tokenizer, rf"{plain(beginning)}{without}|\x00", spaces)
+        if tokenizer.pattern in published and tokenizer.pattern.endswith(ending):
+            beginning = plain(tokenizer.pattern.removesuffix(ending))
+            return MarkedEncoder(tokenizer, rf"{beginning}{without}|\x00", spaces)
     return None
 
 
