@@ -1,7 +1,7 @@
 """How glibc hands out memory to the stages, on Linux: what XLA computes in, anew in each step, stays the process's own.
 
-By default what is large is mapped for each step and zeroed by the kernel page by page, a quarter of a small model's
-step on a CPU. Read by programs when they start, so whoever starts one sets it.
+By default what is large is mapped for each step and zeroed by the kernel page by page, a tenth of a small model's step
+on a CPU and more. Programs read this when they start, so whoever starts one sets it.
 """
 
 VARIABLE = "GLIBC_TUNABLES"
