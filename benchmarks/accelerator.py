@@ -66,7 +66,7 @@ def main() -> None:
                 results.append({"size": name, "who": who, "batch": shape["batch"]} | found)
                 table.add([name, who, f"{found['rate']:,.0f}", f"{found['mfu']:.1%}", f"{found['ratio']:.2f}"])
                 print(results[-1], flush=True)
-    record("accelerator", results, table)
+    record("levers" if options.levers else "accelerator", results, table)
 
 
 def contenders(size: str, task: dict, options: argparse.Namespace):
