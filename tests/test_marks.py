@@ -12,26 +12,8 @@ from vocabularies import ADVERSARIAL, TEXTS, every_character, settings, train
 from makelm import encodings, marks
 from makelm.tokenizer_ranks import Ranks
 
-SIGNS = [
-    " ",
-    "\n",
-    "\t",
-    "\r",
-    "\u3000",
-    "\x85",
-    "\x1c",
-    "\u2028",
-    "a",
-    "B",
-    "é",
-    "7",
-    ".",
-    "/",
-    "'s",
-    "'LL",
-    "日",
-    "\u0301",
-]
+SPACES = [" ", "\n", "\t", "\r", "\u3000", "\x85", "\x1c", "\u2028"]
+SIGNS = [*SPACES, "a", "B", "é", "7", ".", "/", "'s", "'LL", "日", "\u0301"]
 
 
 @pytest.fixture(params=["gpt2", "p50k_base", "cl100k_base", "o200k_base"])
@@ -50,7 +32,8 @@ def compare(tokenizer: Ranks, texts: list[str]) -> None:
 
 
 def test_ids_are_the_same_for_all_short_texts_of_odd_signs(small):
-    compare(small, ["".join(signs) for length in range(5) for signs in itertools.product(SIGNS[:10], repeat=length)])
+    signs = [*SPACES, "a", "."]
+    compare(small, ["".join(some) for length in range(5) for some in itertools.product(signs, repeat=length)])
 
 
 def test_ids_are_the_same_for_long_texts_of_odd_signs(small):
