@@ -10,6 +10,7 @@ import pytest
 from vocabularies import ADVERSARIAL, TEXTS, every_character, settings, train
 
 from makelm import encodings, marks
+from makelm.errors import UserError
 from makelm.tokenizer_ranks import Ranks
 
 SPACES = [" ", "\n", "\t", "\r", "\u3000", "\x85", "\x1c", "\u2028"]
@@ -59,8 +60,12 @@ def test_a_text_in_so_many_is_held_against_the_pattern_itself(small, monkeypatch
         marked.encode_batch(["a  b"])
 
 
-def test_a_long_run_of_spaces_is_no_trouble(small):
-    assert len(marks.encoder(small).encode_text(" " * 1_000_000 + "x"))
+def test_a_run_of_spaces_too_long_for_the_pattern_itself_is_no_trouble_even_in_the_sample(small):
+    text = " " * 1_500_000 + "x"
+    with pytest.raises(UserError, match="break up its long runs"):
+        small.encode_text(text)
+    (ids,) = marks.encoder(small).encode_batch([text])
+    assert small.decode(ids) == text
 
 
 def test_other_patterns_are_left_alone():
