@@ -369,10 +369,10 @@ def test_logs_and_metrics_hold_no_prompt(served):
 def test_a_full_queue_says_when_to_come_again_and_who_leaves_frees_slots(served):
     long = {"prompt": "a", "max_tokens": 512, "n": 4}
     leavers = [http.client.HTTPConnection("127.0.0.1", served.port) for _ in range(2)]
-    for leaver in leavers:
+    for leaver, waiting in zip(leavers, (2, 6), strict=True):  # the first takes both slots
         leaver.request("POST", "/v1/completions", json.dumps(long))
-        while len(served.writer.live) < 2 or len(served.writer.waiting) % 4 != 2:  # the first takes both slots
-            time.sleep(0.005)
+        while len(served.writer.live) < 2 or len(served.writer.waiting) != waiting:
+            time.sleep(0.001)
     status, message, code, headers = served.error("/v1/completions", long)
     assert (status, code) == (429, "queue_full") and 1 <= int(headers["retry-after"]) <= 30
     assert "texts wait already; try again in" in message
