@@ -113,6 +113,11 @@ def parts(mesh: Mesh | None, *axes: str) -> int:
     return 1 if mesh is None else prod(mesh.shape[axis] for axis in axes)
 
 
+def platform(mesh: Mesh | None) -> str:
+    """Returns the kind of device that is computed on: cpu, gpu, tpu."""
+    return jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
+
+
 def rows(mesh: Mesh | None, x: Array) -> Array:
     """Returns an array whose first dim are rows of the batch: each device has its own."""
     return laid_out(mesh, x, *BATCH)

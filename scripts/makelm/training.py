@@ -45,7 +45,7 @@ def make_trainer(
 ) -> Trainer:
     """Returns the compiled pieces of a run. Raises UserError where the mesh does not fit what is asked of it."""
     sharding.check_batch(mesh, train.batch_size, compute.accumulate)
-    platform = mesh.devices.flat[0].platform
+    platform = sharding.platform(mesh)
     if compute.attention == "cudnn" and platform != "gpu":
         raise UserError(f"compute.attention: cudnn is for NVIDIA GPUs, this is a {platform}; set it to xla")
     of = Computation(shape, train, compute, vocab_size, end_of_text, mesh)
