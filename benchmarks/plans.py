@@ -2,8 +2,8 @@
 
     python benchmarks/plans.py
 
-Takes some minutes, most of it compiling. With libtpu installed (pip install libtpu) the steps for TPUs are compiled for
-these, else for simulated devices. Writes the table of plans in docs/training.md.
+Takes some minutes, most of it compiling. With libtpu and JAX's CUDA packages installed (pip install libtpu 'jax[cuda13]')
+the steps are compiled for TPUs and GPUs, else for simulated devices. Writes the table of plans in docs/training.md.
 """
 
 import json
@@ -35,7 +35,9 @@ def row(settings, name: str, folder: Path) -> tuple[str, ...]:
     seconds = json.loads((folder / name / "timings.jsonl").read_text())["compile_seconds"]
     parts, hardware = plan["bytes_per_device"], settings.run[name].hardware
     state = sum(count for part, count in parts.items() if part != "temporary")
-    how = "by libtpu" if "libtpu" in plan["method"]["temporary"] else "for simulated devices, an estimate"
+    how = plan["method"]["temporary"].rpartition("(")[2].rstrip(")")
+    if how.startswith("jaxlib"):
+        how = "for simulated devices, an estimate"
     numbers = (state, parts["temporary"], sum(plan["collective_bytes"].values()))
     return (
         f"`{name}`",

@@ -13,10 +13,10 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from makelm import cli, devices, planning, sharding, tokenizer, training
+from makelm import cli, device_peaks, devices, planning, sharding, tokenizer, training
 from makelm.progress import clock, size
 
-UTILIZATION = 0.4  # of a large matmul's rate, what training of a small model reaches here
+UTILIZATION = 0.4  # of a large matmul's rate or a device's peak, what training reaches, about
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -31,7 +31,7 @@ def plan_run(job: cli.Job) -> None:
     target = devices.find(settings.hardware, job.say)
     mesh = sharding.make_mesh(settings.mesh, target.devices)
     compute = settings.compute
-    if target.how == "simulated":  # CPUs, simulated ones too, have no kernel for attention
+    if target.how == "simulated":  # CPUs, simulated ones too, have no such kernel
         compute = compute.model_copy(update={"attention": "xla"})
     # which token ends a text does not matter to a plan
     trainer = training.make_trainer(settings.model, settings.train, compute, vocab_size, 0, mesh)
@@ -48,8 +48,8 @@ def plan_run(job: cli.Job) -> None:
     timings = {"compile_seconds": round(time.monotonic() - started, 1)}
     needed = sum(plan["bytes_per_device"].values())
     planning.check_fit(needed, target)
-    # how fast devices are that are not here, nobody knows
-    seconds = plan["flops"] / mesh.size / (UTILIZATION * matmul_flops()) if target.how == "here" else None
+    rate = matmul_flops() if target.how == "here" else device_peaks.peak(target.name)
+    seconds = rate and plan["flops"] / mesh.size / (UTILIZATION * rate)
     timings["estimated_seconds"] = seconds and round(seconds, 1)
     (job.staging / "plan.json").write_text(json.dumps(plan, indent=1) + "\n")
     (job.staging / "timings.jsonl").write_text(json.dumps(timings) + "\n")

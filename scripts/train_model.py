@@ -113,8 +113,8 @@ def train(job: cli.Job) -> None:
     count = training.parameter_count(trainer.state_shapes["parameters"])
     job.say(
         f"{count:,} parameters, {settings.steps} steps of {settings.batch_size * shape.context_length:,} tokens,"
-        f" {describe_epochs(batches, settings.steps)}, on {describe_devices()}; from step {start},"
-        f" identity {identity.name}"
+        f" {describe_epochs(batches, settings.steps)}, on {describe_devices()}, attention by {trainer.attention};"
+        f" from step {start}, identity {identity.name}"
     )
     stops = loop.Stops(job.stopping.is_set, settings.time_limit, job.started, mesh)
     feed = loop.Feed(

@@ -24,14 +24,14 @@ MODEL = {
 FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
 
-def plan(out: Path, **hardware) -> tuple[int, str, dict]:
-    """Returns the exit code, what was said, and the plan of a small run for 256 devices, made on one."""
+def plan(out: Path, model: dict | None = None, attention: str = "xla", **hardware) -> tuple[int, str, dict]:
+    """Returns the exit code, what was said, and the plan of a small run, made on one device."""
     keys = {
         "locked": {},
-        "model": configfile.merge(SHAPE, MODEL),
+        "model": configfile.merge(SHAPE, MODEL | (model or {})),
         "hardware": HARDWARE | hardware,
         "mesh": {"data": 1, "fsdp": -1, "tensor": 8},
-        "compute": COMPUTE | {"scan_layers": True},
+        "compute": COMPUTE | {"scan_layers": True, "attention": attention},
         "train": configfile.merge(TRAIN, {"batch_size": 32, "optimizer": {"kind": "adamw"}}),
     }
     command = [sys.executable, SCRIPT, "--config", json.dumps(keys), "--vocab-size", "64", "--out", out]

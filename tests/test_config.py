@@ -120,7 +120,7 @@ def test_the_default_is_valid_and_values_have_their_types():
         (
             "run.stdlib.compute.attention",
             "cudnn",
-            "run.stdlib: compute.attention: cudnn needs model.compute_dtype: bfloa",
+            "run.stdlib: compute.attention: cudnn needs model.compute_dtype: bfloat16 and model.dropout: 0, got",
         ),
         ("run.stdlib.compute.accumulate", 3, "run.stdlib: train.batch_size must be a multiple of compute.accumulate"),
         ("weights", None, "weights must be a map of named entries, got None"),

@@ -8,7 +8,6 @@ from conftest import make_trainer, shape, train, validation_loss
 from layouts import GPT2
 
 from makelm import config, sharding
-from makelm.errors import UserError
 
 V = 64
 windows_BT = np.random.default_rng(0).integers(0, V - 1, (8, 17)).astype(np.int32)
@@ -102,11 +101,6 @@ def test_a_schedule_can_be_set_to_another_step_without_touching_the_moments():
     counts = [int(leaf) for path, leaf in after if "count" in jax.tree_util.keystr(path) and leaf.ndim == 0]
     assert changed == {"count"}
     assert set(counts) == {3, 11}  # Adam's own count, of its bias correction, stays
-
-
-def test_a_kernel_that_this_device_does_not_have_is_one_line():
-    with pytest.raises(UserError, match=r"^compute.attention: cudnn is for NVIDIA GPUs, this is a cpu; set it to xla$"):
-        make_trainer(shape(compute_dtype="bfloat16"), train(), V, mesh_of(1), attention="cudnn")
 
 
 def test_the_z_loss_pulls_the_normalizer_to_zero_and_is_not_reported():

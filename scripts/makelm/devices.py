@@ -1,4 +1,4 @@
-"""The devices that a plan is for: those of this machine, a TPU topology, or what stands for those that are not here."""
+"""The devices that a plan is for: those of this machine, a topology, or what stands for those that are not here."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -11,13 +11,13 @@ import psutil
 from jax.experimental import topologies
 from jax.extend import backend
 
-from makelm import config
+from makelm import config, gpus
 from makelm.errors import UserError
 
 # how the step is compiled -> what that means for its bytes
 METHODS = {
     "here": "the step compiled on the devices at hand",
-    "topology": "the step compiled for these TPUs by libtpu",
+    "topology": "the step compiled for these devices by their own compiler",
     "simulated": "an estimate: the step compiled for as many simulated CPU devices, where bfloat16 is computed in"
     " float32, attention has no flash kernel and a reduce-scatter is an all-reduce of which a part is kept",
 }
@@ -31,6 +31,7 @@ class Target:
     how: Literal["here", "topology", "simulated"]  # see METHODS
     name: str  # of one device
     memory: int | None  # bytes of one device; None: unknown
+    compiler: str = "jaxlib"  # the package that compiles
 
 
 def find(hardware: config.Hardware, say: Callable[[str], None]) -> Target:
@@ -38,18 +39,29 @@ def find(hardware: config.Hardware, say: Callable[[str], None]) -> Target:
 
     Must be called before JAX computes: devices that are not here are simulated in place of those that are.
     """
+    wanted = hardware.topology
+    gpu = gpus.named(wanted) if wanted else None
+    if gpu:
+        gpus.without_a_driver()
     here = jax.devices()
     count = len(here) if hardware.devices == "local" else hardware.devices
     stated = None if hardware.memory_gb is None else int(hardware.memory_gb * 1e9)
-    if len(here) == count and hardware.topology is None:
+    if len(here) == count and (wanted is None or (gpu and here[0].device_kind == gpu.kind)):
         return Target(here, "here", here[0].device_kind, stated or memory(here[0], count))
-    if hardware.topology and util.find_spec("libtpu"):
-        devices = topology(hardware.topology, count)
-        return Target(devices, "topology", devices[0].device_kind, stated)
-    if hardware.topology:
-        say("libtpu is not installed, so the step is not compiled for TPUs; pip install libtpu does without a TPU")
+    known = stated or (int(gpu.memory) if gpu else None)
+    if wanted:
+        package = gpus.plugin() if gpu else tpu_compiler()
+        if package:
+            devices = topology(wanted, count)
+            return Target(devices, "topology", devices[0].device_kind, known, package)
+        say(f"to compile the step for {wanted}, which needs none: pip install '{'jax[cuda13]' if gpu else 'libtpu'}'")
     say(f"{count} devices are stated, here is {described(here)}: {METHODS['simulated']}")
-    return Target(simulated(count), "simulated", hardware.topology or "stated device", stated)
+    return Target(simulated(count), "simulated", wanted or "stated device", known)
+
+
+def tpu_compiler() -> str | None:
+    """Returns the package that compiles for TPUs, if it is installed."""
+    return "libtpu" if util.find_spec("libtpu") else None
 
 
 def described(devices: Sequence[jax.Device]) -> str:
@@ -58,20 +70,27 @@ def described(devices: Sequence[jax.Device]) -> str:
 
 
 def topology(name: str, count: int) -> Sequence[jax.Device]:
-    """Returns the devices of a TPU topology, which can be compiled for and hold nothing.
+    """Returns the devices of a topology, which can be compiled for and hold nothing.
 
-    Raises UserError where libtpu knows no such topology, or it has another number of devices.
+    Raises UserError where there is no such topology, or it has another number of devices.
     """
-    # it only compiles, so another process may have libtpu too
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
-    try:
-        devices = topologies.get_topology_desc(name, "tpu").devices
-    except RuntimeError as error:
-        why = str(error).strip().split("\n")[0]
-        raise UserError(f"hardware.topology: libtpu does not make {name!r}, as it would v3:16x8: {why}") from None
+    devices = gpus.devices(name) if gpus.named(name) else tpus(name)
     if len(devices) != count:
         raise UserError(f"hardware.topology: {name} has {len(devices)} devices, hardware.devices states {count}")
     return devices
+
+
+def tpus(name: str) -> Sequence[jax.Device]:
+    """Returns the TPUs of a topology. Raises UserError where libtpu knows no such topology."""
+    # it only compiles, so another process may have libtpu too
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    try:
+        return topologies.get_topology_desc(name, "tpu").devices
+    except RuntimeError as error:
+        why, known = str(error).strip().split("\n")[0], ", ".join(gpus.GPUS)
+        raise UserError(
+            f"hardware.topology: {name!r} is no topology of TPUs, as v3:16x8 is one, nor of GPUs ({known}): {why}"
+        ) from None
 
 
 def simulated(count: int) -> Sequence[jax.Device]:
@@ -91,5 +110,4 @@ def memory(device: jax.Device, devices: int) -> int | None:
 
 def compiler(target: Target) -> str:
     """Returns what compiles for a target, for example 'libtpu 0.0.52'."""
-    package = "libtpu" if target.how == "topology" else "jaxlib"
-    return f"{package} {metadata.version(package)}"
+    return f"{target.compiler} {metadata.version(target.compiler)}"

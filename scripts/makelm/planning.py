@@ -37,6 +37,7 @@ def plan(trainer: Trainer, target: Target, mesh: Mesh, shape: config.Model, trai
         "collective_bytes": found.bytes_by_kind,
         "devices": mesh.size,
         "device": target.name,
+        "attention": trainer.attention,
         "mesh": dict(mesh.shape),
         "steps": train.steps,
         "tokens_per_step": tokens,

@@ -12,8 +12,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from makelm import config, sharding
-from makelm.errors import UserError
+from makelm import config, kernels, sharding
 from makelm.step import Computation, State
 
 Rows = Callable[[int, int], np.ndarray]  # first and last row -> these rows of a batch, windows of T + 1 tokens
@@ -23,6 +22,7 @@ Rows = Callable[[int, int], np.ndarray]  # first and last row -> these rows of a
 class Trainer:
     """What is compiled once for a run."""
 
+    attention: str  # the kernel that computes it
     state_shapes: State  # shapes, dtypes and shardings, without memory
     initial_state: Callable[[], State]
     begin: Callable[[dict[str, Array]], State]  # the state of a first step with these parameters
@@ -45,15 +45,15 @@ def make_trainer(
 ) -> Trainer:
     """Returns the compiled pieces of a run. Raises UserError where the mesh does not fit what is asked of it."""
     sharding.check_batch(mesh, train.batch_size, compute.accumulate)
-    platform = sharding.platform(mesh)
-    if compute.attention == "cudnn" and platform != "gpu":
-        raise UserError(f"compute.attention: cudnn is for NVIDIA GPUs, this is a {platform}; set it to xla")
+    kernel = kernels.of_attention(compute, shape, mesh.devices.flat[0])
+    compute = compute.model_copy(update={"attention": kernel})
     of = Computation(shape, train, compute, vocab_size, end_of_text, mesh)
     shapes = jax.eval_shape(of.initial_state)
     layout = state_sharding(mesh, shapes)
     rows, whole = NamedSharding(mesh, sharding.BATCH), NamedSharding(mesh, PartitionSpec())
     own = layout["parameters"]
     return Trainer(
+        attention=kernel,
         state_shapes=jax.tree.map(lambda s, at: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=at), shapes, layout),
         initial_state=jax.jit(of.initial_state, out_shardings=layout),
         begin=jax.jit(of.begin, in_shardings=(own,), out_shardings=layout, donate_argnums=0),

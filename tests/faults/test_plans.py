@@ -7,6 +7,8 @@ from importlib import util
 import pytest
 from plans import plan
 
+from makelm import gpus
+
 if "MAKELM_FAULTS" not in os.environ:
     pytest.skip("takes a while: make test-faults", allow_module_level=True)
 
@@ -43,5 +45,25 @@ def test_the_step_is_compiled_for_a_tpu_topology(tmp_path):
 @pytest.mark.skipif(util.find_spec("libtpu") is not None, reason="libtpu is installed")
 def test_a_topology_without_libtpu_says_how_to_do_better(tmp_path):
     code, said, found = plan(tmp_path, devices=256, topology="v3:16x8")
-    assert code == 0 and "pip install libtpu" in said
+    assert code == 0 and "pip install 'libtpu'" in said
     assert "an estimate" in found["method"]["temporary"]
+
+
+BFLOAT16 = {"model": {"compute_dtype": "bfloat16", "d_head": 64}, "attention": "auto"}
+
+
+@pytest.mark.skipif(gpus.plugin() is None, reason="JAX's plugin for NVIDIA GPUs is not installed")
+@pytest.mark.parametrize(("topology", "devices", "name"), [("a100:2x8", 16, "A100"), ("h100:4x8", 32, "H100")])
+def test_the_step_is_compiled_for_gpus(tmp_path, topology, devices, name):
+    code, said, found = plan(tmp_path, **BFLOAT16, devices=devices, topology=topology)
+    assert code == 0, said
+    assert name in found["device"] and "jax-cuda" in found["method"]["temporary"] and found["attention"] == "cudnn"
+    assert found["collective_bytes"]["all-gather"] > 0 and found["collective_bytes"]["reduce-scatter"] > 0
+    assert json.loads((tmp_path / "timings.jsonl").read_text())["estimated_seconds"] is not None
+
+
+@pytest.mark.skipif(gpus.plugin() is not None, reason="JAX's plugin for NVIDIA GPUs is installed")
+def test_gpus_without_the_plugin_are_an_estimate_and_keep_their_memory(tmp_path):
+    code, said, found = plan(tmp_path, **BFLOAT16, devices=8, topology="h100:8")
+    assert code == 0 and "pip install 'jax[cuda13]'" in said and "may not fit" not in said
+    assert "an estimate" in found["method"]["temporary"] and found["attention"] == "xla"
