@@ -61,6 +61,7 @@ SHAPE = {
     "init": "zero_out",
     "compute_dtype": "float32",
     "residual_dtype": "float32",
+    "head_dtype": "float32",
     "parameter_dtype": "float32",
 }
 COMPUTE = {"attention": "xla", "scan_layers": False, "remat": False, "accumulate": 1}

@@ -33,6 +33,7 @@ ZOO = {
         "mask_documents": True,
     },
     "bfloat16": {"compute_dtype": "bfloat16", "residual_dtype": "float32", "parameter_dtype": "bfloat16"},
+    "bfloat16 head": {"compute_dtype": "bfloat16", "head_dtype": "bfloat16", "tie_embeddings": True},
 }
 every_model = pytest.mark.parametrize("model", [shape(**changes) for changes in ZOO.values()], ids=ZOO)
 
@@ -166,3 +167,23 @@ def test_shapes_need_no_weights_and_are_those_of_the_weights():
     planned, real = shapes(model, V), jax.jit(lambda: initialize(model, V, 0))()
     assert {name: leaf.shape for name, leaf in planned.items()} == {name: leaf.shape for name, leaf in real.items()}
     assert not any(isinstance(leaf, jax.Array) for leaf in planned.values())
+
+
+def test_the_heads_products_are_of_its_own_dtype_and_the_stream_keeps_its_own():
+    parameters = random_parameters(shape(), V)
+
+    def logits(**dtypes):
+        model = Skeleton(shape(**dtypes), V)(parameters)
+        return (
+            np.asarray(model(tokens_BT)),
+            model.hidden(tokens_BT),
+            model.embed(tokens_BT, np.arange(tokens_BT.shape[1])),
+        )
+
+    exact, x_exact, _ = logits()
+    rounded, x_rounded, stream = logits(head_dtype="bfloat16")
+    assert (x_exact.dtype, x_rounded.dtype, stream.dtype) == (jnp.float32, jnp.bfloat16, jnp.float32)
+    matrix = parameters["unembedding_VD"].astype(jnp.bfloat16)
+    want = jnp.einsum("BTD,VD->BTV", x_exact.astype(jnp.bfloat16), matrix).astype(jnp.float32)
+    np.testing.assert_array_equal(rounded, want)
+    assert np.any(rounded != exact)

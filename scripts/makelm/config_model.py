@@ -58,6 +58,7 @@ class Model(Section):
     init: Literal["zero_out", "fan_in", "xavier", "gpt2", "gptj", "uniform"]
     compute_dtype: Literal["float32", "bfloat16"]
     residual_dtype: Literal["float32", "bfloat16"]
+    head_dtype: Literal["float32", "bfloat16"]
     parameter_dtype: Literal["float32", "bfloat16"]
 
     @model_validator(mode="after")

@@ -44,15 +44,17 @@ class Places:
 def prepare(skeleton: Skeleton, parameters: Parameters) -> Parameters:
     """Returns parameters as decoding reads them: once for all tokens cast, and whole along fsdp."""
     shape = skeleton.shape
-    inner, outer = jnp.dtype(shape.compute_dtype), jnp.dtype(shape.residual_dtype)
+    inner, outer, last = (jnp.dtype(each) for each in (shape.compute_dtype, shape.residual_dtype, shape.head_dtype))
 
     def ready(name: str, weight: Array) -> Array:
         if name.startswith("blocks."):
             weight = weight.astype(inner) if weight.ndim > 1 else weight
             return sharding.gathered(skeleton.mesh, name, weight, inner)
+        if name == "unembedding_VD":
+            return weight.astype(last)
         # learned positions are added to the embedding in its own dtype
-        alone = name == "unembedding_VD" or (name == "embedding_VD" and shape.positions.kind != "learned")
-        return weight.astype(outer) if alone else weight
+        alone = name == "embedding_VD" and shape.positions.kind != "learned"
+        return weight.astype(jnp.promote_types(outer, last) if shape.tie_embeddings else outer) if alone else weight
 
     return jax.jit(lambda given: {name: ready(name, weight) for name, weight in given.items()})(dict(parameters))
 
@@ -140,7 +142,7 @@ def step(
         x_1BD = block.add(x_1BD, h_1BD, block.attention.combine(mixed_1BNH), None)
         keys.append(k_BKCH)
         values.append(v_BKCH)
-    logits_BV = model.logits(model.final_norm(x_1BD).astype(model.dtype))[0]
+    logits_BV = model.logits(model.final_norm(x_1BD).astype(model.head_dtype))[0]
     return logits_BV, Cache(tuple(keys), tuple(values))
 
 

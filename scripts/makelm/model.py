@@ -200,7 +200,7 @@ class Transformer(nnx.Module):
         self.unembedding_VD = None if shape.tie_embeddings else make.weight((V, D), "head", D, V)
         self.head_bias_V = make.constant((V,), 0) if shape.biases.head else None
         self.shape, self.end_of_text = shape, end_of_text if shape.mask_documents else None
-        self.dtype, self.mesh = jnp.dtype(shape.residual_dtype), mesh
+        self.dtype, self.head_dtype, self.mesh = jnp.dtype(shape.residual_dtype), jnp.dtype(shape.head_dtype), mesh
 
     def embed(self, tokens_BT: Array, positions_T: np.ndarray | Array) -> Array:
         """Returns the beginning of the residual stream."""
@@ -211,7 +211,7 @@ class Transformer(nnx.Module):
         return x_BTD.astype(self.dtype)
 
     def hidden(self, tokens_BT: Array, compute: config.Compute = PLAIN, keys_B: Array | None = None) -> Array:
-        """Returns the normed residual stream at the end, x_BTD. `keys_B` switch dropout on."""
+        """Returns the normed residual stream at the end, as the head takes it, x_BTD. `keys_B` switch dropout on."""
         documents_BTS = self.same_document(tokens_BT)
         x_BTD = self.embed(tokens_BT, np.arange(tokens_BT.shape[1]))
         if keys_B is not None:
@@ -234,7 +234,7 @@ class Transformer(nnx.Module):
         else:
             for layer, weights in enumerate(states):
                 x_BTD = block(x_BTD, weights, layer)
-        return self.final_norm(x_BTD).astype(self.dtype)
+        return self.final_norm(x_BTD).astype(self.head_dtype)
 
     def same_document(self, tokens_BT: Array) -> Array | None:
         """Returns documents_BTS, which positions are of one document, or None where all may see each other."""
@@ -274,7 +274,7 @@ class Transformer(nnx.Module):
     def head(self) -> tuple[Array, Array | None]:
         """Returns the matrix w_VD that turns the stream into logits, and their bias b_V if there is one."""
         name = "embedding_VD" if self.unembedding_VD is None else "unembedding_VD"
-        matrix = sharding.gathered(self.mesh, name, getattr(self, name)[...], self.dtype)
+        matrix = sharding.gathered(self.mesh, name, getattr(self, name)[...], self.head_dtype)
         return matrix, None if self.head_bias_V is None else self.head_bias_V[...]
 
     def logits(self, x_BTD: Array) -> Array:

@@ -33,7 +33,7 @@ def measure(folder: Path, trained: Weights, dtype: str) -> dict:
 
 def own_logits(trained: Weights, tokens_BT: np.ndarray) -> np.ndarray:
     """Returns the model's logits_BTV, computed in float32 and with every token in sight of those after it."""
-    plain = {"compute_dtype": "float32", "residual_dtype": "float32", "mask_documents": False}
+    plain = {"compute_dtype": "float32", "residual_dtype": "float32", "head_dtype": "float32", "mask_documents": False}
     skeleton = Skeleton(trained.model.model_copy(update=plain), trained.vocab_size)
     parameters = {name: jnp.array(value) for name, value in trained.parameters.items()}  # one after the other
     return np.asarray(jax.jit(lambda p, t: skeleton(p)(t))(parameters, tokens_BT))

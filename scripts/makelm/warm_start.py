@@ -15,7 +15,8 @@ from makelm.errors import UserError
 
 Read = Callable[[str, tuple[int, ...]], np.ndarray]  # a parameter's name and shape -> its values
 # what may differ between a run and the one it starts from: nothing of it is in the shape of a weight
-FREE = {"context_length", "dropout", "mask_documents", "init", "compute_dtype", "residual_dtype", "parameter_dtype"}
+DTYPES = {"compute_dtype", "residual_dtype", "head_dtype", "parameter_dtype"}
+FREE = {"context_length", "dropout", "mask_documents", "init"} | DTYPES
 
 
 def place(read: Read, shapes: dict[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
