@@ -23,7 +23,7 @@ SHAPES = {
     "b": {"layers": 6, "width": 384, "heads": 6, "context": 256, "batch": 16, "vocabulary": 65},
     "c": {"layers": 6, "width": 256, "heads": 4, "context": 256, "batch": 16, "vocabulary": 4096},
 }
-COMPUTE = {"attention": "xla", "scan_layers": False, "remat": False, "accumulate": 1}
+COMPUTE = {"attention": "xla", "scan_layers": False, "remat": False, "accumulate": 1, "deterministic": True}
 CHECKOUTS = {"nanogpt": "nanoGPT", "picodo": "picodo", "nanodo": "nanodo"}
 SECONDS = 4.0  # of one turn, about
 TO_STEPS = 1000  # steps that "time to" is about

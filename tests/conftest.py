@@ -64,7 +64,7 @@ SHAPE = {
     "head_dtype": "float32",
     "parameter_dtype": "float32",
 }
-COMPUTE = {"attention": "xla", "scan_layers": False, "remat": False, "accumulate": 1}
+COMPUTE = {"attention": "xla", "scan_layers": False, "remat": False, "accumulate": 1, "deterministic": True}
 TRAIN = {
     "seed": 0,
     "steps": 12,

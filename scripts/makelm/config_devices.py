@@ -60,3 +60,4 @@ class Compute(Section):
     scan_layers: Annotated[bool, EXECUTION]
     remat: Annotated[bool, EXECUTION]
     accumulate: Annotated[Count, EXECUTION]
+    deterministic: Annotated[bool, EXECUTION]

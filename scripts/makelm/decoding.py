@@ -17,6 +17,7 @@ import numpy as np
 from jax import Array
 
 from makelm import layers, sharding
+from makelm.lookup import look_up
 from makelm.model import Parameters, Skeleton, Transformer
 
 ROWS = sharding.BATCH[0]
@@ -148,7 +149,7 @@ def step(
 
 def embed(model: Transformer, tokens_B: Array, position_B: Array) -> Array:
     """Returns the beginning of the residual stream, x_1BD."""
-    x_B1D = sharding.look_up(model.mesh, model.embedding_VD[...], tokens_B[:, None])
+    x_B1D = look_up(model.mesh, model.embedding_VD[...], tokens_B[:, None])
     if model.positions_TD is not None:
         table_TD = sharding.gathered(model.mesh, "positions_TD", model.positions_TD[...], x_B1D.dtype)
         x_B1D = x_B1D + table_TD[position_B][:, None]

@@ -21,9 +21,10 @@ from jax.sharding import Mesh
 from makelm import config, layers, sharding
 from makelm.initialization import Weights
 from makelm.layers import linear
+from makelm.lookup import look_up
 
 Parameters = Mapping[str, Array]  # name, such as blocks.0.mlp.up_DF -> weight
-PLAIN = config.Compute(attention="xla", scan_layers=False, remat=False, accumulate=1)
+PLAIN = config.Compute(attention="xla", scan_layers=False, remat=False, accumulate=1, deterministic=True)
 
 
 class Norm(nnx.Module):
@@ -204,10 +205,12 @@ class Transformer(nnx.Module):
 
     def embed(self, tokens_BT: Array, positions_T: np.ndarray | Array) -> Array:
         """Returns the beginning of the residual stream."""
-        x_BTD = sharding.look_up(self.mesh, self.embedding_VD[...], tokens_BT)
+        x_BTD = look_up(self.mesh, self.embedding_VD[...], tokens_BT)
         if self.positions_TD is not None:
             table_TD = sharding.gathered(self.mesh, "positions_TD", self.positions_TD[...], x_BTD.dtype)
-            x_BTD = x_BTD + table_TD[positions_T][None]
+            # known when compiling, each stands there once: so the gradient is no sum
+            once = isinstance(positions_T, np.ndarray)
+            x_BTD = x_BTD + table_TD.at[positions_T].get(unique_indices=once)[None]
         return x_BTD.astype(self.dtype)
 
     def hidden(self, tokens_BT: Array, compute: config.Compute = PLAIN, keys_B: Array | None = None) -> Array:

@@ -157,16 +157,6 @@ def anew(mesh: Mesh | None, parameters: dict[str, Array], part: tuple[Array, Arr
     return parameters if parts(mesh, "fsdp") == 1 else jax.lax.optimization_barrier((parameters, part))[0]
 
 
-def look_up(mesh: Mesh | None, table_VD: Array, tokens_BT: Array) -> Array:
-    """Returns the rows of a table for tokens, x_BTD.
-
-    The devices along fsdp look up all of their tokens, each in its own columns, and then exchange what they found:
-    that is less than the table, whose gradient so stays where the table is.
-    """
-    found_BTD = table_VD[laid_out(mesh, tokens_BT, "data")]
-    return rows(mesh, laid_out(mesh, found_BTD, "data", None, "fsdp"))
-
-
 def matrix_axes(name: str) -> tuple[str, str]:
     """Returns the axes that a matrix's inputs and its outputs lie along."""
     inputs, outputs = filter(None, TABLE[name.rpartition(".")[2]])

@@ -47,6 +47,7 @@ def make_trainer(
     sharding.check_batch(mesh, train.batch_size, compute.accumulate)
     kernel = kernels.of_attention(compute, shape, mesh.devices.flat[0])
     compute = compute.model_copy(update={"attention": kernel})
+    how = compiler_options(compute, sharding.platform(mesh))
     of = Computation(shape, train, compute, vocab_size, end_of_text, mesh)
     shapes = jax.eval_shape(of.initial_state)
     layout = state_sharding(mesh, shapes)
@@ -58,13 +59,30 @@ def make_trainer(
         initial_state=jax.jit(of.initial_state, out_shardings=layout),
         begin=jax.jit(of.begin, in_shardings=(own,), out_shardings=layout, donate_argnums=0),
         at_step=jax.jit(of.at_step, in_shardings=(layout, whole), out_shardings=layout, donate_argnums=0),
-        step=jax.jit(of.step, in_shardings=(layout, rows, whole), out_shardings=(layout, whole), donate_argnums=0),
-        statistics=jax.jit(of.statistics_of, in_shardings=(layout, rows, whole), out_shardings=whole),
-        validate=jax.jit(of.validate, in_shardings=(layout, rows), out_shardings=whole),
+        step=jax.jit(
+            of.step,
+            in_shardings=(layout, rows, whole),
+            out_shardings=(layout, whole),
+            donate_argnums=0,
+            compiler_options=how,
+        ),
+        statistics=jax.jit(
+            of.statistics_of, in_shardings=(layout, rows, whole), out_shardings=whole, compiler_options=how
+        ),
+        validate=jax.jit(of.validate, in_shardings=(layout, rows), out_shardings=whole, compiler_options=how),
         result=jax.jit(of.result, in_shardings=(layout,), out_shardings=own),
         place=lambda windows_BT: place_rows(rows, lambda a, b: windows_BT[a:b], windows_BT.shape),
         place_rows=lambda read, count: place_rows(rows, read, (count, shape.context_length + 1)),
     )
+
+
+def compiler_options(compute: config.Compute, platform: str) -> dict[str, bool] | None:
+    """Returns what XLA is asked for when it compiles for such devices.
+
+    On GPUs a scatter or the backward pass of flash attention else adds up in the order in which threads come by, so
+    that the same program does not give the same bits twice.
+    """
+    return {"xla_gpu_exclude_nondeterministic_ops": True} if compute.deterministic and platform == "gpu" else None
 
 
 def place_rows(layout: NamedSharding, read: Rows, dims: tuple[int, ...]) -> Array:

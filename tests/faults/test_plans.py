@@ -2,7 +2,11 @@
 
 import json
 import os
+import re
+import subprocess
+import sys
 from importlib import util
+from pathlib import Path
 
 import pytest
 from plans import plan
@@ -60,6 +64,16 @@ def test_the_step_is_compiled_for_gpus(tmp_path, topology, devices, name):
     assert name in found["device"] and "jax-cuda" in found["method"]["temporary"] and found["attention"] == "cudnn"
     assert found["collective_bytes"]["all-gather"] > 0 and found["collective_bytes"]["reduce-scatter"] > 0
     assert json.loads((tmp_path / "timings.jsonl").read_text())["estimated_seconds"] is not None
+
+
+@pytest.mark.skipif(gpus.plugin() is None, reason="JAX's plugin for NVIDIA GPUs is not installed")
+def test_a_step_for_gpus_sorts_tokens_and_no_elements():
+    """XLA's own way to a scatter in one order sorts every element of the embedding's gradient."""
+    words = [sys.executable, Path(__file__).parent.parent / "gpu_step.py", "h100:1"]
+    done = subprocess.run(words, capture_output=True, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"})
+    assert done.returncode == 0, done.stderr
+    assert {int(size) for size in re.findall(r"sort\S* = \(s32\[(?:1,)?(\d+)\]", done.stdout)} == {8 * 64}
+    assert "__cudnn$fmhaSoftmaxBackward" in done.stdout
 
 
 @pytest.mark.skipif(gpus.plugin() is not None, reason="JAX's plugin for NVIDIA GPUs is installed")
