@@ -4,10 +4,11 @@
 
 GPT-2's shapes, context 1,024, bfloat16 with float32 weights. Model FLOPs of a token are 6N + 12LDT, N without position
 embeddings; the peak is what a large product of matrices reaches on the same device, by turns with the step. `--levers`
-measures each choice of `compute` against the first by itself. Needs an accelerator; nanoGPT one of NVIDIA's.
+measures each choice against the first by itself. Needs an accelerator; nanoGPT one of NVIDIA's.
 """
 
 import argparse
+import os
 import tempfile
 from pathlib import Path
 from statistics import median
@@ -24,14 +25,21 @@ SIZES = {
     "350M": {"layers": 24, "width": 1024, "heads": 16, "batch": 16},
     "1.3B": {"layers": 24, "width": 2048, "heads": 16, "batch": 8},
 }
-# the first is what others are compared with
+BEST = COMPUTE | {"attention": "auto"}
+# what is changed -> keys of compute, of a worker's task, or flags of XLA; the first is what others are compared with
 LEVERS = {
-    "cudnn": {"attention": "cudnn"},
-    "xla attention": {"attention": "xla"},
-    "scanned layers": {"attention": "cudnn", "scan_layers": True},
-    "recomputed blocks": {"attention": "cudnn", "remat": True},
-    "recomputed and scanned": {"attention": "cudnn", "remat": True, "scan_layers": True},
-    "two parts": {"attention": "cudnn", "accumulate": 2},
+    "as it is": {},
+    "xla attention": {"compute": {"attention": "xla"}},
+    "sums in any order": {"compute": {"deterministic": False}},
+    "scanned layers": {"compute": {"scan_layers": True}},
+    "recomputed blocks": {"compute": {"remat": True}},
+    "recomputed and scanned": {"compute": {"remat": True, "scan_layers": True}},
+    "two parts": {"compute": {"accumulate": 2}},
+    "logits of 512 positions at a time": {"task": {"logits": 1}},
+    "all logits at once": {"task": {"logits": 2**40}},
+    "stream and head in float32": {"task": {"stream_dtype": "float32"}},
+    "latency hiding": {"flags": "--xla_gpu_enable_latency_hiding_scheduler=true"},
+    "no command buffers": {"flags": "--xla_gpu_enable_command_buffer="},
 }
 PEERS = {"124M": ("nanogpt", "picodo")}
 STEPS = 10
@@ -72,12 +80,10 @@ def main() -> None:
 def contenders(size: str, task: dict, options: argparse.Namespace):
     """Yields what is measured beside makelm's best: the levers, or the peers that are there."""
     if options.levers:
-        for name, keys in LEVERS.items():
-            own = {"architecture": "nanogpt", "compute": COMPUTE | keys}
-            yield name, Worker("makelm_steps", options.own_python, task | own, OWN)
+        for name, lever in LEVERS.items():
+            yield name, own_worker(task, options, lever)
         return
-    own = {"architecture": "nanogpt", "compute": COMPUTE | LEVERS["cudnn"]}
-    yield "makelm", Worker("makelm_steps", options.own_python, task | own, OWN)
+    yield "makelm", own_worker(task, options)
     for peer in PEERS.get(size, ()):
         checkout = options.peers / CHECKOUTS[peer]
         if not checkout.is_dir():
@@ -86,12 +92,19 @@ def contenders(size: str, task: dict, options: argparse.Namespace):
         yield peer, Worker(f"{peer}_steps", options.python, task | {"checkout": str(checkout)})
 
 
+def own_worker(task: dict, options: argparse.Namespace, lever: dict | None = None) -> Worker:
+    """Returns makelm, with what a lever changes."""
+    lever = lever or {}
+    own = {"architecture": "nanogpt", "compute": BEST | lever.get("compute", {})} | lever.get("task", {})
+    flags = f"{os.environ.get('XLA_FLAGS', '')} {lever.get('flags', '')}".strip()
+    return Worker("makelm_steps", options.own_python, task | own, OWN | {"XLA_FLAGS": flags})
+
+
 def beside(worker: Worker, task: dict, options: argparse.Namespace) -> dict:
     """Returns a contender's rate, its share of the peak, and how many times as fast makelm's step is; ends it."""
-    own = {"architecture": "nanogpt", "compute": COMPUTE | LEVERS["cudnn"]}
     workers = {
         "it": worker,
-        "makelm": Worker("makelm_steps", options.own_python, task | own, OWN),
+        "makelm": own_worker(task, options),
         "peak": Worker("matmul_peak", options.own_python, {"dtype": "bfloat16"}, OWN),
     }
     seconds = by_turns(workers, STEPS, options.rounds)

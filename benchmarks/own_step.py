@@ -19,7 +19,8 @@ def settings(given: dict) -> config.Run:
     run = yaml.safe_load((ROOT / "benchmarks/architectures.yaml").read_text())[given["architecture"]]
     heads = {"n_heads": given["heads"], "n_kv_heads": given["heads"], "d_head": D // given["heads"]}
     sizes = {"context_length": T, "n_layers": given["layers"], "d_model": D, "d_ff": 4 * D} | heads
-    dtypes = dict.fromkeys(("compute_dtype", "residual_dtype", "head_dtype"), given["dtype"])
+    stream = given.get("stream_dtype", given["dtype"])
+    dtypes = {"compute_dtype": given["dtype"], "residual_dtype": stream, "head_dtype": stream}
     run["model"] |= sizes | dtypes
     run["train"] |= {"steps": 100_000, "batch_size": given["batch"]}
     rates = dict.fromkeys(("matrices", "embedding", "head", "vectors"), 1e-3)

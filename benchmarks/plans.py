@@ -2,8 +2,9 @@
 
     python benchmarks/plans.py
 
-Takes some minutes, most of it compiling. With libtpu and JAX's CUDA packages installed (pip install libtpu 'jax[cuda13]')
-the steps are compiled for TPUs and GPUs, else for simulated devices. Writes the table of plans in docs/training.md.
+Takes some minutes, most of it compiling. With libtpu and JAX's CUDA packages installed (pip install libtpu
+'jax[cuda13]') the steps are compiled for TPUs and GPUs, else for simulated devices. Writes the table of plans in
+docs/training.md.
 """
 
 import json

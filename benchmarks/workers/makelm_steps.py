@@ -14,11 +14,12 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import own_step  # noqa: E402
 
-from makelm import training  # noqa: E402
+from makelm import loss, training  # noqa: E402
 from makelm.loop import Feed  # noqa: E402
 
 given = task()
 T, B = given["context"], given["batch"]
+loss.LOGITS_ELSEWHERE = given.get("logits", loss.LOGITS_ELSEWHERE)
 trainer = own_step.trainer(given)
 state = trainer.initial_state()
 tokens = np.memmap(given["tokens"], dtype=np.uint16, mode="r")
