@@ -20,6 +20,7 @@ from typing import Any, TextIO
 
 import psutil
 
+from makelm import whole
 from makelm.cli import error_file
 from makelm.progress import clock
 
@@ -30,6 +31,8 @@ PROFILE = Path(__file__).parent.parent / "workflow/profiles/local"
 SNAKEFILE = Path(__file__).parent.parent / "Snakefile"
 SAMPLE_LINES = 16  # of the sample that closes a run
 TAIL_LINES = 15  # of Snakemake's own words, where nothing shorter says what went wrong
+# what builds nothing: a plan of Snakemake's own, and the targets that only look
+LOOKING = {"-n", "--dry-run", "--dryrun", "--unlock", "--lint", "--summary", "--report", "verify", "gc"}
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 stops: list[int] = []  # the signals that asked this program to stop
@@ -47,9 +50,12 @@ def main() -> None:
     take(lock)
     end_orphans()
     clear_stale_lock(sys.argv[1:], lock)
+    forget_untrue(sys.argv[1:])
     started = time.monotonic()
     code = snakemake(sys.argv[1:], lock)
-    sys.exit(closing_words(code, time.monotonic() - started))
+    # a target that is named is not the whole: the report on all runs is of another day
+    whole_too = not any(word.startswith("results/") or word in LOOKING | {"download"} for word in sys.argv[1:])
+    sys.exit(closing_words(code, time.monotonic() - started, whole_too))
 
 
 def complain(line: str, code: int = USER) -> int:
@@ -121,6 +127,14 @@ def clear_stale_lock(arguments: list[str], lock: TextIO) -> None:
     subprocess.run(unlock, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, pass_fds=[lock.fileno()])
 
 
+def forget_untrue(arguments: list[str]) -> None:
+    """Removes manifests that say more than is there, so that Snakemake makes again what it needs of it."""
+    if LOOKING.isdisjoint(arguments):
+        for path, why in whole.untrue(Path("results")):
+            print(f"{why}; made again where it is needed", flush=True)
+            path.unlink(missing_ok=True)
+
+
 # ---- running
 
 
@@ -168,13 +182,14 @@ def stop(pid: int, told: set[int]) -> None:
 # ---- closing words
 
 
-def closing_words(code: int, seconds: float) -> int:
+def closing_words(code: int, seconds: float, with_summary: bool) -> int:
     """Says how it went and returns the exit code."""
     words = LOG.read_text(errors="replace")
     if code == 0:
         if "Nothing to be done" in words:
-            print("nothing to do: everything is there and up to date")
-            print_summary(with_sample=False)
+            print("nothing to do: what was asked for is there and up to date")
+            if with_summary:
+                print_summary(with_sample=False)
         elif re.search(r"^(local)?rule all:", words, re.MULTILINE):
             print(f"done in {clock(seconds)}")
             print_summary(with_sample=True)

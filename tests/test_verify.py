@@ -110,7 +110,7 @@ def test_a_damaged_manifest(tiny, built, damage):
     with kept(built.results / "plan_run/tiny/manifest.json") as path:
         path.write_text(path.read_text().replace("plan_run", "plan_fun") if damage == "replaced" else damage)
         (line,) = found(tiny())
-    assert line == f"{path}: damaged; remove it and run make"
+    assert line == f"{path}: damaged; run make"
 
 
 def test_an_artifact_whose_input_changed(tiny, built):
@@ -153,7 +153,10 @@ def test_a_run_that_was_not_made_is_missing(tiny):
 
 def test_no_results_at_all(tiny, tmp_path):
     lines = found(tiny(results=tmp_path / "nowhere"))
-    assert all(line.endswith("missing; run make") for line in lines)
+    for line in lines:
+        path, _, how = line.partition(": missing; run ")
+        data = any(f"/{stage}/" in path for stage in ("download_corpus", "train_tokenizer", "encode_shard"))
+        assert how == (f"make ARGS={path}" if data else "make"), line
 
 
 def test_make_verify_says_the_lines_and_nothing_of_snakemake(built: Checkout):

@@ -125,8 +125,27 @@ def test_a_second_make_has_nothing_to_do(built):
     done = built.make()
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
-    assert lines[0] == "nothing to do: everything is there and up to date"
+    assert lines[0] == "nothing to do: what was asked for is there and up to date"
     assert "bits per byte" in lines[1] and lines[-1] == "  report  results/write_report/report.html"
+
+
+@pytest.mark.parametrize(
+    "name", ["sample_model/tiny/samples.html", "export_model/tiny/config.json", "write_report/manifest.json"]
+)
+def test_what_was_removed_is_made_again(built, name):
+    path = built.results / name
+    before = path.read_bytes()
+    path.unlink()
+    done = built.make()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (f"results/{name} is missing; made again" in done.stdout) == (path.name != "manifest.json")
+    assert path.name == "manifest.json" or path.read_bytes() == before
+    assert built.make().stdout.startswith("nothing to do")
+
+
+def test_one_stage_alone_says_nothing_of_a_report_that_other_runs_are_in(built):
+    done = built.make("results/plan_run/tiny/manifest.json")
+    assert (done.stdout, done.stderr) == ("nothing to do: what was asked for is there and up to date\n", "")
 
 
 @pytest.mark.parametrize(

@@ -50,20 +50,32 @@ class HeldOut:
 
 
 def windows(name: str, tokens: Sequence[np.ndarray], length: int, batch_size: int, wanted: int) -> np.ndarray:
-    """Returns the first windows of validation shards, windows_WT of length + 1 tokens, W a whole number of batches.
+    """Returns windows of validation shards, windows_WT of length + 1 tokens, W a whole number of batches.
 
-    Raises UserError where there is less than one window. A last batch is filled up with rows that predict nothing.
+    They lie evenly over all the tokens: the first ones may be of few documents, and unlike the others. A last batch is
+    filled up with rows that predict nothing. Raises UserError where there is less than one window.
     """
-    joined, most = np.zeros(0, np.int32), wanted * length + 1
-    for shard in tokens:
-        joined = np.concatenate([joined, np.asarray(shard[: most - len(joined)]).astype(np.int32)])
-    have = (len(joined) - 1) // length
+    ends = np.cumsum([len(shard) for shard in tokens])
+    have = (int(ends[-1]) - 1) // length if len(ends) else 0
     if have < 1:
+        given = f"the validation data of {name} ({sum(map(len, tokens))} tokens)"
         raise UserError(
-            f"model.context_length: {length} is longer than the validation data of {name} ({len(joined)} tokens);"
+            f"model.context_length: {length} is longer than {given};"
             " use a longer corpus, a larger valid_fraction or a shorter context"
         )
-    starts = np.arange(min(wanted, have)) * length
-    windows_WT = joined[starts[:, None] + np.arange(length + 1)[None, :]]
+    count = min(wanted, have)
+    places = [number * have // count for number in range(count)]
+    windows_WT = np.stack([stretch(tokens, ends, place * length, length + 1) for place in places])
     missing = -len(windows_WT) % batch_size
     return np.concatenate([windows_WT, np.full((missing, length + 1), NONE, np.int32)])
+
+
+def stretch(shards: Sequence[np.ndarray], ends: np.ndarray, first: int, count: int) -> np.ndarray:
+    """Returns so many ids from a place on, of shards that stand one after the other; `ends` says where each ends."""
+    found, number = [], int(np.searchsorted(ends, first, side="right"))
+    while count:
+        begin = first - (int(ends[number]) - len(shards[number]))
+        part = np.asarray(shards[number][begin : begin + count]).astype(np.int32)
+        found.append(part)
+        first, count, number = first + len(part), count - len(part), number + 1
+    return np.concatenate(found)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from makelm import closure, manifest
-from makelm.artifacts import Artifact, artifacts
+from makelm.artifacts import Artifact, artifacts, reported_manifests
 from makelm.config import Config
 
 
@@ -21,30 +21,33 @@ class Counts:
 def verify(settings: Config, lock: str, results: Path, counts: Counts) -> Iterator[str]:
     """Yields one line for each thing that is wrong below results, and counts what it reads."""
     digests: dict[str, str] = {}  # of the manifests that are there
+    made_by_make = {"write_report/manifest.json"}.union(*(reported_manifests(settings, run) for run in settings.runs))
     for artifact in artifacts(settings, lock):
         path = results / artifact.manifest
+        # data that all runs have used already is made again only where it is named
+        again = "make" if artifact.manifest in made_by_make else f"make ARGS={path}"
         try:
             found = manifest.read(path)
         except FileNotFoundError:
-            yield f"{path}: missing; run make"
+            yield f"{path}: missing; run {again}"
             continue
         except (ValueError, KeyError, AttributeError, TypeError):
-            yield f"{path}: damaged; remove it and run make"
+            yield f"{path}: damaged; run {again}"
             continue
         digests[artifact.manifest] = found["digest"]
         counts.artifacts += 1
-        yield from wrong_files(path.parent, found["content"]["files"], counts)
+        yield from wrong_files(path.parent, found["content"]["files"], again, counts)
         reasons = list(stale(artifact, found["content"], digests))
         if reasons:
             yield f"{path}: stale: {'; '.join(reasons)}; run make"
 
 
-def wrong_files(folder: Path, files: dict[str, dict | None], counts: Counts) -> Iterator[str]:
-    """Yields a line for each file of an artifact that is missing, truncated or altered."""
+def wrong_files(folder: Path, files: dict[str, dict | None], again: str, counts: Counts) -> Iterator[str]:
+    """Yields a line for each file of an artifact that is missing, truncated or altered; `again` makes it anew."""
     for name, expected in files.items():
         path = folder / name
         if not path.is_file():
-            yield f"{path}: missing; remove the manifest beside it and run make"
+            yield f"{path}: missing; run {again}"
             continue
         size = path.stat().st_size
         counts.files += 1
@@ -53,9 +56,9 @@ def wrong_files(folder: Path, files: dict[str, dict | None], counts: Counts) -> 
             continue
         if size != expected["bytes"]:
             kind = "truncated" if size < expected["bytes"] else "altered"
-            yield f"{path}: {kind}: {size:,} bytes, not {expected['bytes']:,}; remove it and run make"
+            yield f"{path}: {kind}: {size:,} bytes, not {expected['bytes']:,}; remove it and run {again}"
         elif manifest.file_sha256(path) != expected["sha256"]:
-            yield f"{path}: altered: its sha256 is not the recorded one; remove it and run make"
+            yield f"{path}: altered: its sha256 is not the recorded one; remove it and run {again}"
 
 
 def stale(artifact: Artifact, content: dict, digests: dict[str, str]) -> Iterator[str]:

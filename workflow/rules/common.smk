@@ -59,6 +59,11 @@ wildcard_constraints:
     weights="|".join(map(re.escape, SETTINGS.weights)) or "(?!)",
 
 
+def run_manifests():
+    """Returns the manifests of all stages of the runs that are built."""
+    return [f"results/{place}" for run in SETTINGS.runs for place in makelm_artifacts.reported_manifests(SETTINGS, run)]
+
+
 def program(stage):
     """Returns the path of a stage's program."""
     return f"{SCRIPTS}/{stage}.py"

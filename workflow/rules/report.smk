@@ -11,9 +11,7 @@ rule write_report:
     input:
         script=program("write_report"),
         code=code("write_report"),
-        runs=[
-            f"results/{place}" for run in SETTINGS.runs for place in makelm_artifacts.reported_manifests(SETTINGS, run)
-        ],
+        runs=run_manifests(),
     output:
         page=report(
             "results/write_report/report.html",

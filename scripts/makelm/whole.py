@@ -1,0 +1,36 @@
+"""Manifests that say more than is there: what they list was removed, cut short, or they are damaged themselves.
+
+Snakemake takes a manifest that exists for a job that is done. Only what costs no reading of files is looked at; whether
+a byte is another one, `make verify` says.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from makelm import manifest
+
+# results/<rule>/, or below it one folder or two; of a token shard the manifest has the shard's number
+PLACES = ("*/manifest.json", "*/*/manifest.json", "*/*/*/manifest.json", "encode_shard/*/*/[0-9]*.json")
+
+
+def untrue(results: Path) -> Iterator[tuple[Path, str]]:
+    """Yields the manifests below results/ that do not hold, and why."""
+    for pattern in PLACES:
+        for path in sorted(results.glob(pattern)):
+            try:
+                files = manifest.read(path)["content"]["files"]
+                why = next((f"{path.parent / name} {lack}" for name, lack in lacking(path.parent, files)), None)
+            except (ValueError, KeyError, AttributeError, TypeError):
+                why = f"{path} is damaged"
+            if why:
+                yield path, why
+
+
+def lacking(folder: Path, files: dict[str, dict | None]) -> Iterator[tuple[str, str]]:
+    """Yields the files of an artifact that are missing or shorter than they were, and which."""
+    for name, expected in files.items():
+        path = folder / name
+        if not path.is_file():
+            yield name, "is missing"
+        elif expected is not None and path.stat().st_size < expected["bytes"]:
+            yield name, "is cut short"

@@ -1,0 +1,35 @@
+"""Which windows are validated on while training goes on."""
+
+import numpy as np
+import pytest
+
+from makelm import validation
+from makelm.errors import UserError
+from makelm.loss import NONE
+
+
+def windows(shards, wanted, length=4, batch=2):
+    return validation.windows("mine", [np.array(shard, np.uint16) for shard in shards], length, batch, wanted)
+
+
+def test_few_windows_lie_evenly_over_all_tokens_of_all_shards():
+    shards = [np.arange(100), np.arange(100, 110), np.arange(110, 201)]  # 50 windows of 4
+    found = windows(shards, 10)
+    assert found[:, 0].tolist() == [0, 20, 40, 60, 80, 100, 120, 140, 160, 180]
+    np.testing.assert_array_equal(found - found[:, :1], np.tile(np.arange(5), (10, 1)))  # over borders of shards too
+
+
+def test_all_windows_where_there_are_no_more():
+    assert windows([np.arange(17)], 100)[:, 0].tolist() == [0, 4, 8, 12]
+    assert windows([np.arange(16)], 100)[:, 0].tolist() == [0, 4, 8, NONE]  # the fourth has no last target
+
+
+def test_shards_shorter_than_a_window_and_empty_ones_are_joined():
+    found = windows([[0, 1], [], [2], [], [3, 4, 5, 6], [7, 8], []], 2)
+    np.testing.assert_array_equal(found, [[0, 1, 2, 3, 4], [4, 5, 6, 7, 8]])
+
+
+@pytest.mark.parametrize("shards", [[], [[]], [[0, 1, 2, 3]]])
+def test_less_than_one_window_is_one_line(shards):
+    with pytest.raises(UserError, match=r"^model.context_length: 4 is longer than the validation data of mine"):
+        windows(shards, 3)
