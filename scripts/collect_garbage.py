@@ -7,7 +7,7 @@ what dead writers left. Logs, and what is no artifact of makelm, are left alone.
 import argparse
 from pathlib import Path
 
-from makelm import cli, configfile, garbage, used
+from makelm import cli, closure, configfile, garbage, used
 from makelm.progress import Progress, size
 
 NAMES = 10  # of runs, in a line
@@ -22,7 +22,7 @@ def arguments() -> argparse.Namespace:
         allow_abbrev=False,
     )
     parser.add_argument("--config", required=True, help="the whole configuration: JSON, or a .json or .yaml file")
-    parser.add_argument("--lock", type=Path, default=Path("uv.lock"), help="the lock file (default: %(default)s)")
+    parser.add_argument("--lock", type=Path, default=closure.LOCK, help="the lock file (default: makelm's own uv.lock)")
     parser.add_argument(
         "--results", type=Path, default=Path("results"), help="the folder to look into (default: %(default)s)"
     )

@@ -7,7 +7,7 @@ for each thing that is wrong.
 import argparse
 from pathlib import Path
 
-from makelm import cli, configfile, verification
+from makelm import cli, closure, configfile, verification
 from makelm.progress import Progress, size
 
 
@@ -17,7 +17,7 @@ def arguments() -> argparse.Namespace:
         "verify.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--config", required=True, help="the whole configuration: JSON, or a .json or .yaml file")
-    parser.add_argument("--lock", type=Path, default=Path("uv.lock"), help="the lock file (default: %(default)s)")
+    parser.add_argument("--lock", type=Path, default=closure.LOCK, help="the lock file (default: makelm's own uv.lock)")
     parser.add_argument(
         "--results", type=Path, default=Path("results"), help="the folder to read (default: %(default)s)"
     )

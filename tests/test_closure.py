@@ -86,7 +86,7 @@ def test_the_digest_is_of_names_and_bytes_and_not_of_the_place_or_the_time(scrip
 @pytest.mark.parametrize("stage", ALL_STAGES)
 def test_every_imported_package_is_locked_and_installed(stage):
     packages = closure.closure(stage).packages
-    locked = closure.locked_versions((closure.SCRIPTS.parent / "uv.lock").read_text())
+    locked = closure.locked_versions((closure.LOCK).read_text())
     assert {name: locked[name] for name in packages} == closure.installed_versions(packages)
 
 

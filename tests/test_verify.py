@@ -4,12 +4,14 @@ import contextlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import yaml
-from checkout import Checkout
+from checkout import ROOT, Checkout
 
 from makelm import configfile, manifest
 
@@ -157,6 +159,13 @@ def test_no_results_at_all(tiny, tmp_path):
         path, _, how = line.partition(": missing; run ")
         data = any(f"/{stage}/" in path for stage in ("download_corpus", "train_tokenizer", "encode_shard"))
         assert how == (f"make ARGS={path}" if data else "make"), line
+
+
+@pytest.mark.parametrize(("program", "code"), [("verify", 1), ("collect_garbage", 0)])
+def test_it_runs_from_any_folder(tmp_path, program, code):
+    words = [sys.executable, str(ROOT / f"scripts/{program}.py"), "--config", str(ROOT / "config.yaml")]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
 
 
 def test_make_verify_says_the_lines_and_nothing_of_snakemake(built: Checkout):

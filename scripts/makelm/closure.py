@@ -20,6 +20,7 @@ from packaging.markers import Marker
 from makelm.errors import UserError
 
 SCRIPTS = Path(__file__).resolve().parent.parent
+LOCK = SCRIPTS.parent / "uv.lock"
 
 WHEELS = re.compile(r"^wheels = \[\n(?:    .*\n)*\]\n", re.MULTILINE)
 
