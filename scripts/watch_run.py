@@ -28,7 +28,7 @@ def main() -> int:
     parser.add_argument("--results", type=Path, default=Path("results"), help="the folder of results (results)")
     parser.add_argument("--once", action="store_true", help="say how things are, and end")
     args = parser.parse_args()
-    folder = args.results / "train_model" / args.run
+    folder = args.results.absolute() / "train_model" / args.run  # links stay as they are: logs stand beside them
     return say_once(folder) if args.once else Watch(folder).follow()
 
 
@@ -65,7 +65,7 @@ class Watch:
 
     def may_begin_anew(self) -> bool:
         """Returns whether make is at work: what was trained before may be out of date."""
-        return watching.held(self.folder.parent.parent.parent / ".makelm.lock")
+        return watching.held(beside_results(self.folder) / ".makelm.lock")
 
     def say(self, text: str) -> None:
         """Writes a line that stays."""
@@ -102,9 +102,14 @@ def event(folder: Path, before: State, now: State) -> str:
     return ""
 
 
+def beside_results(folder: Path) -> Path:
+    """Returns the folder in which results/ and logs/ of a run stand."""
+    return folder.parent.parent.parent
+
+
 def reason(folder: Path) -> str:
     """Returns why the last training of this run ended, as far as it could say so."""
-    left = Path("logs/train_model") / f"{folder.name}.error.json"
+    left = beside_results(folder) / "logs/train_model" / f"{folder.name}.error.json"
     try:
         return json.loads(left.read_text())["line"]
     except FileNotFoundError:

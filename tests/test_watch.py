@@ -74,8 +74,8 @@ def once(tmp_path, monkeypatch, capsys):
     """Runs watch_run.py --once: (exit code, what it prints)."""
     monkeypatch.chdir(tmp_path)
 
-    def run(name="small") -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["watch_run.py", name, "--once"])
+    def run(name="small", *more: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["watch_run.py", name, "--once", *more])
         return watch_run.main(), capsys.readouterr().out
 
     return run
@@ -156,7 +156,7 @@ def test_another_machine_counts_as_working_while_it_writes(training):
     assert watching.look(training.run).kind == watching.STOPPED
 
 
-def test_once_says_how_things_are_and_changes_nothing(training, once, tmp_path):
+def test_once_says_how_things_are_and_changes_nothing(training, once, tmp_path, monkeypatch):
     assert once() == (2, "[small] waiting for training to begin\n")
     training.begin().make(1, 120)
     before = snapshot(tmp_path)
@@ -169,6 +169,11 @@ def test_once_says_how_things_are_and_changes_nothing(training, once, tmp_path):
     (tmp_path / "logs/train_model").mkdir(parents=True)
     (tmp_path / "logs/train_model/small.error.json").write_text('{"line": "the loss is nan at step 7"}')
     assert "stopped: the loss is nan at step 7; 120/200 steps" in once()[1]
+    monkeypatch.chdir("/")
+    assert "stopped: the loss is nan" in once("small", "--results", str(tmp_path / "results"))[1]
+    monkeypatch.chdir(tmp_path / "results")
+    assert "stopped: the loss is nan" in once("small", "--results", ".")[1]
+    monkeypatch.chdir(tmp_path)
     training.publish()
     assert once()[1].startswith("[small] trained: 200 steps, 20,000 tokens, the last start took 1:03; loss 1.25")
 
