@@ -40,6 +40,14 @@ def test_a_file_is_one_prompt_and_of_jsonl_each_line_is_one(tmp_path):
     assert told(wanted) == ["x", "two\nlines\n", "one", "über\n", ""]
 
 
+@pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
+def test_what_editors_of_windows_put_around_is_no_part_of_a_prompt(tmp_path, bom):
+    (tmp_path / "a.txt").write_bytes(bom + b"two\r\nlines\r\n\r\n")
+    (tmp_path / "b.jsonl").write_bytes(bom + b'"one"\r\n\r\n{"prompt": "two"}\r\n')
+    wanted = [{"file": str(tmp_path / "a.txt")}, {"file": str(tmp_path / "b.jsonl")}]
+    assert told(wanted) == ["two\r\nlines\r\n", "one", "two"]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

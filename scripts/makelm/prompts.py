@@ -5,6 +5,7 @@ the one before.
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -58,14 +59,15 @@ def before(encoding: Tokenizer) -> list[int]:
 def texts(path: Path) -> list[str]:
     """Returns the prompts of a file: of .jsonl one a line, a string or {"prompt": ...}; else all of it is one."""
     try:
-        content = path.read_bytes().decode()
+        content = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise UserError(f"sample.prompts: cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise UserError(f"sample.prompts: {path} is not UTF-8") from None
     if path.suffix != ".jsonl":
-        return [content.removesuffix("\n")]  # which editors put there
-    found = [line_text(line, f"{path}, line {number}") for number, line in enumerate(content.split("\n"), 1) if line]
+        return [re.sub(r"\r?\n\Z", "", content)]  # which editors put there
+    lines = enumerate(map(str.strip, content.split("\n")), 1)
+    found = [line_text(line, f"{path}, line {number}") for number, line in lines if line]
     if not found:
         raise UserError(f"sample.prompts: {path} has no prompt")
     return found
