@@ -81,6 +81,26 @@ def test_every_kind_of_file_gives_its_documents(tmp_path, name, compression):
     assert found == [Document(name + compression + rest, text) for rest, text in expected]
 
 
+@pytest.mark.parametrize("compression", COMPRESS)
+@pytest.mark.parametrize("name", ["a.txt", "a.md", "a.jsonl"])
+def test_a_byte_order_mark_that_begins_a_file_is_no_text(tmp_path, name, compression):
+    content, expected = KINDS[name]
+    content = COMPRESS[compression](b"\xef\xbb\xbf" + content)
+    expected = [(f"{name}{compression}{rest}", text) for rest, text in expected]
+    assert read(tmp_path, name + compression, content) == [Document(*each) for each in expected]
+    found = read(tmp_path, "x.tar", archive({name + compression: content}))
+    assert found == [Document(f"x.tar/{place}", text) for place, text in expected]
+
+
+def test_only_what_begins_a_file_is_a_byte_order_mark(tmp_path):
+    assert read(tmp_path, "a.txt", b"\xef\xbb\xbf") == [Document("a.txt", "")]
+    assert read(tmp_path, "b.txt", "\ufeff\ufeffa\ufeff".encode())[0].text == "\ufeffa\ufeff"
+    with pytest.raises(UserError, match="line 2 is not JSON"):
+        read(tmp_path, "c.jsonl", b'{"text": ""}\n\xef\xbb\xbf{"text": ""}')
+    with pytest.raises(UserError, match="not UTF-8 at byte 4"):
+        read(tmp_path, "d.txt", b"\xef\xbb\xbfa\xff")
+
+
 def test_what_is_compressed_in_several_parts_is_read_to_its_end(tmp_path):
     for name, compress in list(COMPRESS.items())[1:]:
         assert read(tmp_path, f"a.txt{name}", compress(b"eins ") + compress(b"zwei"))[0].text == "eins zwei"

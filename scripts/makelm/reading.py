@@ -20,6 +20,7 @@ from makelm.errors import UserError, first_line
 
 Stream = io.BufferedIOBase  # open, of bytes
 CHUNK = 1 << 20  # bytes read at a time
+BYTE_ORDER_MARK = "\ufeff"  # some editors begin a file with it
 ROWS = 256  # of Parquet that are in memory as text at a time
 HARMLESS = "make the archive again with names below its own top"
 
@@ -88,9 +89,10 @@ def lines(stream: Stream, name: str, keys: TextKey, where: str) -> Iterator[Docu
 def utf8(raw: bytes, where: str, offset: int) -> str:
     """Returns bytes as text. Raises UserError with the place in the file, `offset` being where they start."""
     try:
-        return raw.decode()
+        text = raw.decode()
     except UnicodeDecodeError as error:
         raise UserError(f"{where} is not UTF-8 at byte {offset + error.start}; convert it, e.g. with iconv") from None
+    return text if offset else text.removeprefix(BYTE_ORDER_MARK)
 
 
 def json_text(line: str, keys: TextKey, where: str) -> str:
