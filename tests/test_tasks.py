@@ -242,6 +242,16 @@ def test_limit_and_examples_change_what_is_asked_and_the_digest_of_the_prompts(b
     assert len(set(digests.values())) == 3
 
 
+@pytest.mark.parametrize(("split", "there"), [(None, 5), ("test", 4)])
+def test_more_examples_than_there_are_is_one_line(brought, model, split, there):
+    task, _ = brought("choice", fewshot_split=split)
+    with pytest.raises(UserError, match=f"^task.num_fewshot: 6, but choice has {there} to draw from for a question$"):
+        tasks.ask(task, model, ASKING.model_copy(update={"num_fewshot": 6}))
+    tasks.ask(task, model, ASKING.model_copy(update={"num_fewshot": there, "limit": 1}))
+    with pytest.raises(UserError):
+        tasks.ask(task, model, ASKING.model_copy(update={"num_fewshot": there + 1}))
+
+
 def test_texts_and_writing_are_scored(brought, model):
     scores, answers = tasks.ask(brought("rolling")[0], model, ASKING)
     texts = [row["question"] + row["choices"][0] for row in ROWS]

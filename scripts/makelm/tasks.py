@@ -130,6 +130,7 @@ def ask(task: Any, model: Any, asking: Asking) -> tuple[dict[str, Any], list[dic
 
     if asking.num_fewshot is not None or task.config.num_fewshot is None:
         task.set_config("num_fewshot", asking.num_fewshot or 0)
+    check_examples(task)
     task.set_fewshot_seed(SEED)
     random.seed(0)  # what a task's own functions may draw from
     np.random.seed(SEED)
@@ -152,6 +153,17 @@ def ask(task: Any, model: Any, asking: Asking) -> tuple[dict[str, Any], list[dic
         "metrics": metrics(found["results"][name], found["higher_is_better"].get(name, {})),
     }
     return scores, [answer(sample) for sample in found["samples"][name]]
+
+
+def check_examples(task: Any) -> None:
+    """Raises UserError where a task has fewer examples than are to stand before each question."""
+    wanted = task.config.num_fewshot
+    if not wanted:
+        return
+    own = task.fewshot_cfg.split == task.config.test_split  # then no question is an example for itself
+    there = len(task.sampler.df) - own
+    if wanted > there:
+        raise UserError(f"task.num_fewshot: {wanted}, but {task.config.task} has {there} to draw from for a question")
 
 
 def metrics(results: dict[str, Any], higher_is_better: dict[str, bool]) -> dict[str, dict[str, Any]]:
