@@ -99,6 +99,8 @@ def test_the_text_is_for_people(built):
         ("nothing", None, "nothing is not there"),
         ("x.bin", b"no header", "x.bin is no token shard"),
         ("x.safetensors", b"\xff" * 20, "x.safetensors is damaged or no safetensors file"),
+        ("x.jsonl", b'{"a": 1}\n{\n', "x.jsonl is damaged or no lines of JSON"),
+        ("x.jsonl", b"1\n2\n3\n4\n\xff\n", "x.jsonl is damaged or no lines of JSON"),
         ("x.jsonl.zst", b"no frame", "x.jsonl.zst is damaged or no document shard"),
     ],
 )

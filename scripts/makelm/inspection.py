@@ -147,9 +147,12 @@ def identity(path: Path) -> dict:
 
 def json_lines(path: Path) -> dict:
     """Returns how many lines a file has, and the first ones."""
-    with path.open(encoding="utf-8") as file:
-        first = [json.loads(line) for line in islice(file, FIRST_LINES)]
-        rest = sum(1 for _ in file)
+    try:
+        with path.open(encoding="utf-8") as file:
+            first = [json.loads(line) for line in islice(file, FIRST_LINES)]
+            rest = sum(1 for _ in file)
+    except ValueError:  # no UTF-8 is one too
+        raise UserError(f"{path} is damaged or no lines of JSON") from None
     return {"lines": len(first) + rest, "bytes": path.stat().st_size, "first_lines": first}
 
 
