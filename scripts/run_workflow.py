@@ -22,6 +22,7 @@ import psutil
 
 from makelm import whole
 from makelm.cli import error_file
+from makelm.pages import visible
 from makelm.progress import clock
 
 DONE, FAILED, USER, INTERRUPTED = 0, 1, 2, 75
@@ -286,7 +287,7 @@ def print_sample(run: str) -> None:
     with Path(f"results/sample_model/{run}/samples.jsonl").open(encoding="utf-8") as file:
         sample = json.loads(file.readline())
     print(f"  a sample of {run}:")
-    for line in (sample["prompt"] + sample["text"]).splitlines()[:SAMPLE_LINES]:
+    for line in visible(sample["prompt"] + sample["text"]).splitlines()[:SAMPLE_LINES]:
         print(f"    | {line}")
 
 

@@ -1,10 +1,12 @@
 """The workflow: what a change reruns (the table in the README), and what `make` says."""
 
+import json
 import re
 import zipfile
 from pathlib import Path
 
 import pytest
+import run_workflow
 from checkout import TINY
 
 TRAINED = {"train_model", "sample_model", "evaluate_model", "export_model", "write_report"}
@@ -119,6 +121,15 @@ def test_make_says_what_it_made_and_ends_with_scores_a_sample_and_the_report(bui
     assert "  a sample of tiny:" in end and any(line.startswith("    | ") for line in end)
     assert end[-1] == "  report  results/write_report/report.html"
     assert not any("rule " in line or "jobid" in line for line in said), "Snakemake's own words are in its log"
+
+
+def test_a_sample_says_nothing_to_the_terminal(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    folder = Path("results/sample_model/x")
+    folder.mkdir(parents=True)
+    (folder / "samples.jsonl").write_text(json.dumps({"prompt": "é\tb\n", "text": "\0\x1b[2J\x9b2J\r\nc"}))
+    run_workflow.print_sample("x")
+    assert capsys.readouterr().out == "  a sample of x:\n    | é\tb\n    | ␀␛[2J\ufffd2J␍\n    | c\n"
 
 
 def test_a_second_make_has_nothing_to_do(built):

@@ -17,7 +17,7 @@ COLOURS = 8  # of runs, in pages.css
 
 LEVELS = (0.5, 0.2, 0.05, 0.01)  # probabilities; a token below so many of them is shaded so deeply
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
-UNPAIRED = re.compile(r"[\ud800-\udfff]")
+UNSEEN = re.compile(r"[\x80-\x9f\ud800-\udfff]")  # control characters without a sign, halves of surrogate pairs
 
 
 def render(template: str, **values: Any) -> str:
@@ -46,9 +46,9 @@ def pieces(name: str) -> list[str]:
 
 
 def visible(text: str) -> str:
-    """Returns text with the characters that a browser swallows shown as signs, such as U+2400 for a zero byte."""
+    """Returns text with what a browser swallows and a terminal obeys shown as signs, such as U+2400 for a zero byte."""
     text = CONTROL.sub(lambda match: chr(0x2421 if match[0] == "\x7f" else 0x2400 + ord(match[0])), text)
-    return UNPAIRED.sub("\ufffd", text)
+    return UNSEEN.sub("\ufffd", text)
 
 
 def count(number: float) -> str:

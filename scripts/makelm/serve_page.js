@@ -29,7 +29,8 @@
 
   // ---- text and numbers as people read them, as pages.py has them
 
-  const visible = (text) => text.replace(/[\x00-\x08\x0b-\x1f\x7f]/g, (c) => (c === "\x7f" ? "␡" : String.fromCharCode(0x2400 + c.charCodeAt(0))));
+  const sign = (c) => (c === "\x7f" ? "␡" : c > "\x7f" ? "\ufffd" : String.fromCharCode(0x2400 + c.charCodeAt(0)));
+  const visible = (text) => text.replace(/[\x00-\x08\x0b-\x1f\x7f-\x9f]/g, sign);
   const spaces = (run) => (run.length > 4 ? `␣×${run.length}` : "␣".repeat(run.length));
   const signs = (text) => visible(text.replace(/ +/g, spaces).replaceAll("\n", "⏎").replaceAll("\t", "⇥")) ;
   const whole = (number) => number.toLocaleString("en-US");

@@ -333,7 +333,7 @@ def test_choosing_the_end_of_text_ends_it_and_part_of_a_character_cannot_be_chos
 
 
 def test_what_a_model_writes_stays_text(visit):
-    page, hostile = visit(), "<img src=x onerror=alert(1)>\x1b"
+    page, hostile = visit(), "<img src=x onerror=alert(1)>\x1b\x9b"
     answered(page, {hostile: -1.0, "\n\t  ": -2.0})
     write(page, hostile, max_tokens=1)
     assert shown(page) == [pages.visible(hostile)]
