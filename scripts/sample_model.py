@@ -131,6 +131,8 @@ def publish(job: cli.Job, samples: list[dict], speed: generate.Speed) -> None:
 
 
 if __name__ == "__main__":
-    if any(word.partition("=")[0] == "--run" for word in sys.argv[1:]):
+    flags = {word.partition("=")[0] for word in sys.argv[1:]}
+    # a person who gives neither is told of --run
+    if "--run" in flags or not flags & {"--config", "--out", "--help", "-h"}:
         sys.exit(interactive.main(sys.argv[1:]))
     cli.run("sample_model", __doc__, add_arguments, sample_model)

@@ -1,9 +1,12 @@
 """Talking to a run: it finds its tokenizer, streams what the generator writes, and survives Ctrl-C."""
 
 import signal
+import subprocess
+import sys
 from functools import cache
 
 import pytest
+from checkout import ROOT
 from conftest import random_parameters, shape
 from test_prompts import encoding
 
@@ -56,6 +59,29 @@ def test_a_conversation_goes_on_until_there_is_no_more(run, capsys, monkeypatch)
     said = capsys.readouterr()
     assert said.out == "\n".join([expected("a\nb", 12), "", expected("x", 12), "", ""])
     assert "Ctrl-D ends" in said.err
+
+
+def test_a_stop_string_has_line_ends_as_a_typed_text_has(run, monkeypatch):
+    seen = []
+    monkeypatch.setattr(interactive, "answer", lambda engine, encoding, text, options: seen.append(options.stop))
+    monkeypatch.setattr(interactive, "show", lambda pieces: None)
+    assert ask(run, "--prompt", "a", "--stop", "\\n", "--stop", "x\\n\n") == 0
+    assert seen == [("\n", "x\n\n")]
+
+
+def test_a_person_is_told_of_run_first():
+    def said(*words: str) -> str:
+        done = subprocess.run(
+            [sys.executable, ROOT / "scripts/sample_model.py", *words], capture_output=True, text=True
+        )
+        return done.stdout + done.stderr
+
+    usage = said()
+    first = usage.splitlines()[0]
+    assert first == "usage: sample_model.py [-h] --run results/train_model/NAME"
+    assert usage.endswith("required: --run\n") and "--config" not in usage
+    assert said("--run", "x", "--help").startswith(first)
+    assert "--run results/train_model/NAME" in said("--help") and "--config" in said("--out", "x")
 
 
 def test_ctrl_c_stops_an_answer_and_not_the_program(run, capsys, monkeypatch):

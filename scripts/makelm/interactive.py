@@ -21,8 +21,10 @@ CHUNK = 8  # tokens between two looks: people see each
 
 def arguments() -> argparse.ArgumentParser:
     """Returns the arguments of a conversation."""
-    parser = argparse.ArgumentParser("sample_model.py --run", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--run", type=Path, required=True, help="folder of a trained run (results/train_model/NAME)")
+    more = "Without --run it is a stage of the workflow, of which `sample_model.py --help` tells."
+    parser = argparse.ArgumentParser("sample_model.py", description=__doc__, epilog=more, allow_abbrev=False)
+    name = "results/train_model/NAME"
+    parser.add_argument("--run", type=Path, required=True, metavar=name, help="folder of a trained run")
     parser.add_argument("--tokenizer", type=Path, help="folder of its tokenizer (default: found beside train_model/)")
     parser.add_argument("--prompt", help="write on from this once, and end")
     parser.add_argument("--temperature", type=float, default=0.8, help="0: always the likeliest token (default: 0.8)")
@@ -32,9 +34,15 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--repetition-penalty", type=float, help="above 1: what stands there is less likely")
     parser.add_argument("--max-new-tokens", type=int, default=200, help="(default: 200)")
     parser.add_argument("--seed", type=int, help="the same one writes the same (default: another each time)")
-    parser.add_argument("--stop", action="append", default=[], help="a string before which an answer ends; repeatable")
+    stop_help = "a string before which an answer ends, \\n in it a new line; repeatable"
+    parser.add_argument("--stop", type=typed, action="append", default=[], help=stop_help)
     parser.add_argument("--cores", type=int, default=os.cpu_count(), help="CPU cores to use (default: all)")
     return parser
+
+
+def typed(text: str) -> str:
+    """Returns what a line that a person typed stands for: it cannot hold a line end itself."""
+    return text.replace("\\n", "\n")
 
 
 def main(words: list[str]) -> int:
@@ -142,7 +150,7 @@ def converse(engine: Engine, encoding: tokenizer.Tokenizer, options: Options, fr
             print()
             return
         try:
-            show(answer(engine, encoding, line.replace("\\n", "\n"), options))
+            show(answer(engine, encoding, typed(line), options))
         except UserError as error:
             print(error, file=sys.stderr)
         if fresh:
