@@ -109,8 +109,9 @@ def test_metrics_that_do_not_reach_the_checkpoint_are_refused(tmp_path):
         restore(tmp_path)
 
 
-def test_other_identities_are_listed(tmp_path):
-    for name in ("abc", "def"):
-        (tmp_path / name).mkdir()
+def test_other_identities_that_have_a_checkpoint_are_listed(tmp_path):
+    for name in ("abc/4", "def/4", "ghi/6.orbax-checkpoint-tmp"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "ghi/identity.json").touch()  # of a start that failed
     assert others(tmp_path, "abc") == ["def"]
     assert others(tmp_path / "none", "abc") == []

@@ -204,5 +204,12 @@ def fits(path: Path, shapes: Any) -> bool:
 
 
 def others(folder: Path, identity: str) -> list[str]:
-    """Returns the identities that stand beside this one."""
-    return sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name != identity) if folder.exists() else []
+    """Returns the identities beside this one that have a checkpoint; of a start that failed, a folder may be left."""
+    if not folder.exists():
+        return []
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name != identity and steps(path))
+
+
+def steps(folder: Path) -> list[int]:
+    """Returns the steps of which an identity's folder has a checkpoint: what is being written has another name."""
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())

@@ -33,7 +33,7 @@ class Origin:
 
 def whole_steps(folder: Path) -> Iterator[int]:
     """Yields the steps of which a folder has a checkpoint that is as it was written, the latest first."""
-    for step in sorted((int(path.name) for path in folder.iterdir() if path.name.isdigit()), reverse=True):
+    for step in reversed(checkpoints.steps(folder)):
         if Seals(folder).broken(step) is None:
             yield step
 
