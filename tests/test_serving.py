@@ -89,6 +89,8 @@ def test_a_prompt_has_any_of_four_shapes_and_choices_have_seeds_of_their_own():
         ({"logprobs": 6}, "logprobs", "less than or equal to 5"),
         ({"stop": [""]}, "stop", "each of 1 to 128 characters"),
         ({"stop": ["a"] * 17}, "stop", "at most 16 strings"),
+        ({"truncate_prompt_tokens": 0}, "truncate_prompt_tokens", "should be -1 or at least 1"),
+        ({"n": 129}, "n", "less than or equal to 128"),
         ({"suffix": "x"}, "suffix", "suffix is not supported"),
         ({"logit_bias": {"1": 5}}, "logit_bias", "not supported"),
         ({"presence_penalty": 0.5}, "presence_penalty", "not supported"),

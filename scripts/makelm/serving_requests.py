@@ -137,6 +137,9 @@ def check(body: Body) -> None:
         raise ApiError(400, "echo together with logprobs is not supported", "echo", "unsupported_parameter")
     if body.stream_options and not body.stream:
         raise ApiError(400, "stream_options is for stream: true only", "stream_options", "invalid_value")
+    if body.truncate_prompt_tokens == 0:
+        message = "truncate_prompt_tokens: should be -1 or at least 1"
+        raise ApiError(400, message, "truncate_prompt_tokens", "invalid_value")
     if body.temperature and body.temperature < COLDEST:
         raise ApiError(400, f"temperature: should be 0 or at least {COLDEST}", "temperature", "invalid_value")
 
@@ -146,7 +149,7 @@ def asked(body: Body, encoding: Tokenizer, skeleton: Skeleton, limits: Limits) -
     if (body.max_tokens or 0) > limits.max_tokens:
         raise ApiError(400, f"max_tokens: at most {limits.max_tokens:,} here", "max_tokens", "invalid_value")
     options = options_of(body, min(16, limits.max_tokens))
-    new, last = options[0].max_new_tokens, body.truncate_prompt_tokens or None
+    new, last = options[0].max_new_tokens, body.truncate_prompt_tokens
     found = [ids_of(prompt, encoding, skeleton, new, last) for prompt in listed(body.prompt)]
     texts = len(found) * len(options)
     if texts > limits.queue:
