@@ -172,6 +172,16 @@ def test_the_default_is_valid_and_values_have_their_types():
             "stdlib_bpe: encoder: gigatoken does not know p50k_base; set it to tiktoken",
         ),
         ("tokenizer.stdlib_bpe", HUB | {"file": "a.json"}, "stdlib_bpe: kind: huggingface needs one of file and rep"),
+        (
+            "tokenizer.stdlib_bpe",
+            HUB | {"begin_of_text": False},
+            "stdlib_bpe.begin_of_text: should be the text of one of its tokens, or null for none, got False",
+        ),
+        (
+            "tokenizer.stdlib_bpe",
+            HUB | {"end_of_text": ""},
+            "stdlib_bpe.end_of_text: should be the text of one of its tokens, or null for none, got ''",
+        ),
         ("tokenizer.stdlib_bpe", HUB | {"repository": None}, "stdlib_bpe: kind: huggingface needs one of file and r"),
         (
             "tokenizer.stdlib_bpe",

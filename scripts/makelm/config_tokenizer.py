@@ -1,9 +1,9 @@
 """The keys of tokenizers, of each kind."""
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PlainValidator, model_validator
 from pydantic_core import PydanticCustomError
 
 from makelm.config_types import EXECUTION, Count, Int, Name, Repository, Section, Text
@@ -70,6 +70,18 @@ class TiktokenTokenizer(Section):
         return self
 
 
+def token(value: Any) -> Any:
+    """Reads which token stands at an end of documents: other kinds take true and false there."""
+    if value is not None and (not isinstance(value, str) or not value):
+        raise PydanticCustomError(
+            "token", "should be the text of one of its tokens, or null for none, got {value}", {"value": repr(value)}
+        )
+    return value
+
+
+Token = Annotated[str | None, PlainValidator(token)]
+
+
 class HuggingFaceTokenizer(Section):
     """A tokenizer.json: a file of this machine or that of a model on the hub."""
 
@@ -77,8 +89,8 @@ class HuggingFaceTokenizer(Section):
     file: Text | None
     repository: Repository | None
     revision: Text | None
-    begin_of_text: Text | None  # which of its tokens
-    end_of_text: Text | None
+    begin_of_text: Token
+    end_of_text: Token
 
     @model_validator(mode="after")
     def check(self) -> "HuggingFaceTokenizer":
