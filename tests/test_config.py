@@ -152,6 +152,10 @@ def test_the_default_is_valid_and_values_have_their_types():
         ("runs", ["stdlop"], "runs: no run is called 'stdlop'; did you mean 'stdlib'?"),
         ("runs", [], "runs: list should have at least 1 item"),
         ("runs", "stdlib", "runs: input should be a valid list"),
+        ("runs", [{"stdlib": None}], "runs: expected names of runs, got {'stdlib': None}; leave out the colon"),
+        ("runs", [["stdlib"]], "runs: expected names of runs, got ['stdlib']"),
+        ("run.a", {"base": ["stdlib"]}, "run.a.base must be the name of a run, got ['stdlib']"),
+        ("corpus.a", {"base": {}}, "corpus.a.base must be the name of a corpus, got {}"),
         ("run", None, "run must be a map of named entries, got None"),
         ("run.stdlib", None, "run.stdlib must be a map, got None"),
         ("run.a/b", DEFAULT["run"]["stdlib"], "run.a/b"),
@@ -292,7 +296,7 @@ def test_a_grid_is_one_run_per_point():
     assert (settings.run[names[1]].train.seed, settings.run[names[1]].model.d_ff) == (0, 256)
 
 
-@pytest.mark.parametrize("grid", [{}, {"train.seed": 3}, {"train.seed": []}, [1]])
+@pytest.mark.parametrize("grid", [{}, {"train.seed": 3}, {"train.seed": []}, {1: [2]}, [1]])
 def test_a_grid_of_another_form_is_refused(grid):
     assert "run.a.grid must map dotted keys to lists" in refusal(with_runs(a={"base": "stdlib", "grid": grid}))
 

@@ -39,12 +39,19 @@ def load(raw: dict) -> Config:
         raw[key] = {name: resolve(key, raw[key], name) for name in raw[key]}
     groups = {name: expand(raw["run"], name) for name in raw["run"]}
     raw["run"] = {name: run for group in groups.values() for name, run in group.items()}
-    wanted = raw.get("runs")
-    if isinstance(wanted, list):
-        raw["runs"] = [name for entry in wanted for name in groups.get(entry, [entry])]
+    if isinstance(raw.get("runs"), list):
+        raw["runs"] = [name for entry in raw["runs"] for name in groups.get(run_name(entry), [entry])]
     config = parse(Config, raw, "config")
     check_names(config)
     return config
+
+
+def run_name(entry: Any) -> str:
+    """Returns an entry of `runs:`. Raises UserError where it is no name."""
+    if isinstance(entry, str):
+        return entry
+    colon = "; leave out the colon" if isinstance(entry, dict) else ""
+    raise UserError(f"config: runs: expected names of runs, got {entry!r}{colon}")
 
 
 def override(raw: dict, text: str) -> None:
@@ -95,8 +102,10 @@ def resolve(kind: str, entries: dict, name: str, seen: tuple[str, ...] = ()) -> 
     if "base" not in entry:
         return entry
     base = entry["base"]
+    if not isinstance(base, str):
+        raise UserError(f"config: {kind}.{name}.base must be the name of a {kind}, got {base!r}")
     if base not in entries:
-        raise UserError(f"config: {kind}.{name}.base: no {kind} is called {base!r}{did_you_mean(str(base), entries)}")
+        raise UserError(f"config: {kind}.{name}.base: no {kind} is called {base!r}{did_you_mean(base, entries)}")
     # the weights of a mixture are one value: those of the base would only change what the others come to
     own = {"grid", "corpus"} if isinstance(entry.get("corpus"), dict) else {"grid"}
     under = {key: value for key, value in resolve(kind, entries, base, (*seen, name)).items() if key not in own}
@@ -109,7 +118,8 @@ def expand(runs: dict, name: str) -> dict[str, dict]:
     grid = run.pop("grid", None)
     if grid is None:
         return {name: run}
-    if not isinstance(grid, dict) or not grid or not all(isinstance(v, list) and v for v in grid.values()):
+    pairs = grid.items() if isinstance(grid, dict) else ()
+    if not pairs or not all(isinstance(key, str) and isinstance(values, list) and values for key, values in pairs):
         raise UserError(f"config: run.{name}.grid must map dotted keys to lists of values, got {grid!r}")
     short = {key: key.rpartition(".")[2] for key in grid}
     short = short if len(set(short.values())) == len(short) else {key: key for key in grid}
@@ -117,7 +127,7 @@ def expand(runs: dict, name: str) -> dict[str, dict]:
     for values in itertools.product(*grid.values()):
         point = deepcopy(run)
         for key, value in zip(grid, values, strict=True):
-            *parents, last = str(key).split(".")
+            *parents, last = key.split(".")
             section(point, parents, f"run.{name}.grid: {key}")[last] = value
         label = "-".join(f"{short[key]}={word(value)}" for key, value in zip(grid, values, strict=True))
         points[f"{name}-{label}"] = point
