@@ -100,7 +100,7 @@ def test_the_default_is_valid_and_values_have_their_types():
         ("run.stdlib.train.steps", 1.5, "run.stdlib.train.steps: input should be a valid integer, got 1.5"),
         ("run.stdlib.train.steps", True, "run.stdlib.train.steps: input should be a valid integer, got True"),
         ("run.stdlib.train.steps", 0, "run.stdlib.train.steps: input should be greater than or equal to 1, got 0"),
-        ("run.stdlib.train", None, "run.stdlib.train: input should be a valid dictionary"),
+        ("run.stdlib.train", None, "run.stdlib.train must be a map, got None"),
         ("run.stdlib.model.d_head", 63, "run.stdlib.model.d_head: input should be a multiple of 2, got 63"),
         ("run.stdlib.model.n_kv_heads", 3, "run.stdlib.model: n_heads must be a multiple of n_kv_heads, got 1 and 3"),
         ("run.stdlib.train.schedule.warmup_steps", 10**6, "schedule.warmup_steps must be less than steps"),
@@ -158,7 +158,11 @@ def test_the_default_is_valid_and_values_have_their_types():
         ("corpus.a", {"base": {}}, "corpus.a.base must be the name of a corpus, got {}"),
         ("run", None, "run must be a map of named entries, got None"),
         ("run.stdlib", None, "run.stdlib must be a map, got None"),
-        ("run.a/b", DEFAULT["run"]["stdlib"], "run.a/b"),
+        (
+            "run.a/b",
+            DEFAULT["run"]["stdlib"],
+            "run: a name begins with a letter or digit and goes on with those and ._",
+        ),
         ("tokenizer.stdlib_bpe.vocab_size", None, "tokenizer.stdlib_bpe.vocab_size: input should be a valid integer"),
         ("tokenizer.stdlib_bpe.vocab_size", 256, "tokenizer.stdlib_bpe.vocab_size: input should be greater than"),
         ("tokenizer.stdlib_bpe.corpus", None, "tokenizer.stdlib_bpe.corpus: input should be a valid string, got None"),
@@ -186,6 +190,29 @@ def test_the_default_is_valid_and_values_have_their_types():
 )
 def test_what_is_wrong_is_refused_in_one_line_that_names_the_key(path, value, expected):
     assert expected in refusal(changed(path, value))
+
+
+@pytest.mark.parametrize(
+    ("kind", "entry", "expected"),
+    [
+        ("corpus", None, "corpus.mine must be a map, got None"),
+        ("tokenizer", [], "tokenizer.mine must be a map, got []"),
+        ("weights", 3, "weights.mine must be a map, got 3"),
+        ("task", ["piqa"], "task.mine must be a map, got ['piqa']"),
+        ("corpus", URL | {"clean": ["ftfy"]}, "corpus.mine.clean must be a map, got ['ftfy']"),
+        ("corpus", READY | {"sha256": [SUM]}, "corpus.mine.sha256 must be a map, got ["),
+        ("corpus", READY | {"sha256": {3: SUM}}, "corpus.mine.sha256: a name must be text, got 3; put it in quotes"),
+    ],
+)
+def test_an_entry_of_the_wrong_shape_is_one_line(kind, entry, expected):
+    assert expected in refusal(changed(f"{kind}.mine", entry))
+
+
+def test_a_number_or_a_line_is_no_name():
+    raw = deepcopy(DEFAULT)
+    raw["corpus"] = {**raw["corpus"], 2024: URL}
+    assert "corpus: a name must be text, got 2024; put it in quotes" in refusal(raw)
+    assert "run: a name begins with" in refusal(with_runs(**{"a\nb": {"base": "stdlib"}}))
 
 
 def test_learned_positions_end_at_the_context():

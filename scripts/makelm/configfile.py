@@ -146,7 +146,8 @@ def parse(kind: type[BaseModel], data: Any, where: str) -> Any:
     except ValidationError as error:
         problems = error.errors(include_url=False)
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise UserError(f"{where}: {problem_line(problems[0])}{more}") from None
+        line = problem_line(problems[0]).replace("\n", "\\n")  # of what was given
+        raise UserError(f"{where}: {line}{more}") from None
 
 
 def problem_line(problem: dict) -> str:
@@ -168,6 +169,13 @@ def problem_line(problem: dict) -> str:
     if problem["type"] == "unknown":
         unknown, there = problem["ctx"]["key"], problem["ctx"]["known"]
         return f"{key}: unknown key {unknown!r}{hint(unknown, there)}"
+    if path[-1:] == ["[key]"] and problem["type"] == "string_type":
+        return f"{'.'.join(path[:-2])}: a name must be text, got {problem['input']!r}; put it in quotes"
+    if path[-1:] == ["[key]"] and problem["type"] == "string_pattern_mismatch":
+        rule = "a name begins with a letter or digit and goes on with those and ._=+-"
+        return f"{'.'.join(path[:-2])}: {rule}, got {problem['input']!r}"
+    if problem["type"] in ("model_type", "dict_type"):
+        return f"{key} must be a map, got {problem['input']!r}"
     message = problem["msg"][0].lower() + problem["msg"][1:]
     own = isinstance(problem["input"], dict | BaseModel)
     return f"{key}: {message}" if own else f"{key}: {message}, got {problem['input']!r}"
