@@ -104,6 +104,8 @@ def test_the_default_is_valid_and_values_have_their_types():
         ("run.stdlib.model.d_head", 63, "run.stdlib.model.d_head: input should be a multiple of 2, got 63"),
         ("run.stdlib.model.n_kv_heads", 3, "run.stdlib.model: n_heads must be a multiple of n_kv_heads, got 1 and 3"),
         ("run.stdlib.train.schedule.warmup_steps", 10**6, "schedule.warmup_steps must be less than steps"),
+        ("run.stdlib.train.profile_steps", [5, 3], "train: profile_steps must begin at or before their last step and"),
+        ("run.stdlib.train.profile_steps", [9999, 9999], "train: profile_steps must begin at or before their last"),
         ("run.stdlib.evaluate.stride", 10**6, "run.stdlib.evaluate: stride must be at most window"),
         ("run.stdlib.evaluate.sets", ["stdlob"], "run.stdlib.evaluate.sets: no corpus is called 'stdlob'; did you"),
         ("run.stdlib.tasks", ["piqqa"], "run.stdlib.tasks: no task is called 'piqqa'; did you mean 'piqa'?"),
