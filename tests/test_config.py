@@ -325,6 +325,26 @@ def test_a_grid_is_one_run_per_point():
     assert (settings.run[names[1]].train.seed, settings.run[names[1]].model.d_ff) == (0, 256)
 
 
+def test_points_over_lists_and_maps_have_names():
+    grid = {
+        "train.optimizer.decay": [["matrices"], ["matrices", "head"], []],
+        "sample.stop": [["x", "\n\n"]],
+        "train.optimizer.rate_multipliers": [{"w/up": 0.5, "head": "1e-1"}],
+    }
+    runs = configfile.load(with_runs(a={"base": "stdlib", "grid": grid})).run
+    rest = "-stop=x-__-rate_multipliers=w_up=0.5+head=1e-1"
+    names = ["a-decay=matrices", "a-decay=matrices-head", "a-decay=none"]
+    assert list(runs) == ["stdlib", *(name + rest for name in names)]
+    assert runs["a-decay=matrices-head" + rest].train.optimizer.decay == ["matrices", "head"]
+
+
+@pytest.mark.parametrize("values", [[["a b"], ["a_b"]], [["x"], ["x"]], [[], ["none"]]])
+def test_two_points_of_one_name_are_refused(values):
+    assert "grid: two points would be called a-stop=" in refusal(
+        with_runs(a={"base": "stdlib", "grid": {"sample.stop": values}})
+    )
+
+
 @pytest.mark.parametrize("grid", [{}, {"train.seed": 3}, {"train.seed": []}, {1: [2]}, [1]])
 def test_a_grid_of_another_form_is_refused(grid):
     assert "run.a.grid must map dotted keys to lists" in refusal(with_runs(a={"base": "stdlib", "grid": grid}))

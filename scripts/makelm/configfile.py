@@ -1,6 +1,7 @@
 """From what config files say to the typed configuration: overrides, `base:`, `grid:`, one line for what is wrong."""
 
 import itertools
+import re
 import shlex
 from copy import deepcopy
 from typing import Any
@@ -130,13 +131,22 @@ def expand(runs: dict, name: str) -> dict[str, dict]:
             *parents, last = key.split(".")
             section(point, parents, f"run.{name}.grid: {key}")[last] = value
         label = "-".join(f"{short[key]}={word(value)}" for key, value in zip(grid, values, strict=True))
+        if f"{name}-{label}" in points:
+            raise UserError(
+                f"config: run.{name}.grid: two points would be called {name}-{label};"
+                " make runs of them, with names of their own"
+            )
         points[f"{name}-{label}"] = point
     return points
 
 
 def word(value: Any) -> str:
-    """Returns a value as it stands in a run's name."""
-    return "+".join(f"{key}={part}" for key, part in value.items()) if isinstance(value, dict) else str(value)
+    """Returns a value as it stands in a run's name, in characters that names may have."""
+    if isinstance(value, dict):
+        return "+".join(f"{word(key)}={word(part)}" for key, part in value.items()) or "none"
+    if isinstance(value, list):
+        return "-".join(map(word, value)) or "none"
+    return re.sub(r"[^A-Za-z0-9._=+-]", "_", str(value))
 
 
 def parse(kind: type[BaseModel], data: Any, where: str) -> Any:
