@@ -288,6 +288,26 @@ def test_overrides_are_typed_and_checked_like_the_file():
     assert "run.stdlib.cores.x: cores is no section" in refusal({**DEFAULT, "set": "run.stdlib.cores.x=5"})
 
 
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("run.stdlob.train.steps=9 run.stdlob.cores=1", "set: no run is called 'stdlob'; did you mean 'stdlib'?"),
+        ("corpus.stdlob.shards=9", "set: no corpus is called 'stdlob'; did you mean 'stdlib'?"),
+        ("tokenizer.stdlib_bep.kind=bpe", "set: no tokenizer is called 'stdlib_bep'; did you mean 'stdlib_bpe'?"),
+        ("task.piqqa.limit=9", "set: no task is called 'piqqa'; did you mean 'piqa'?"),
+        ("weights.mine.path=a", "set: no entry of weights is called 'mine'; there are: none"),
+    ],
+)
+def test_an_override_of_a_misspelt_entry_names_the_one_that_was_meant(override, expected):
+    assert expected in refusal({**DEFAULT, "set": override})
+
+
+def test_overrides_may_make_an_entry():
+    words = "weights.mine.source=local weights.mine.path=a run.new.train.steps=50 run.new.base=stdlib"
+    settings = configfile.load({**DEFAULT, "set": words})
+    assert settings.weights["mine"].path == "a" and settings.run["new"].train.steps == 50
+
+
 def test_the_raw_configuration_is_left_as_it_was():
     raw = {**deepcopy(DEFAULT), "set": "run.stdlib.train.steps=50"}
     before = deepcopy(raw)

@@ -18,6 +18,8 @@ from makelm.errors import UserError
 
 SOURCES = {"corpus": CORPORA, "weights": WEIGHTS, "tokenizer": TOKENIZERS}  # whose entries have other keys for each
 
+ENTRIES = ("corpus", "weights", "tokenizer", "task", "run")  # what has names
+
 # A run's sections and their keys.
 RUN_SECTIONS = {
     name: set(field.annotation.model_fields)
@@ -31,18 +33,23 @@ def load(raw: dict) -> Config:
 
     Resolves `base:` and `grid:` of runs and the overrides under `set`. Raises UserError with one line.
     """
-    raw = deepcopy(raw)
+    given, raw = raw, deepcopy(raw)
     override(raw, raw.pop("set", None) or "")
-    for key in ("corpus", "weights", "tokenizer", "task", "run"):
+    for key in ENTRIES:
         if not isinstance(raw.get(key), dict):
             raise UserError(f"config: {key} must be a map of named entries, got {raw.get(key)!r}")
-    for key in ("corpus", "weights", "tokenizer", "task"):
+    made = made_from_nothing(given, raw)
+    for key in ENTRIES[:-1]:
         raw[key] = {name: resolve(key, raw[key], name) for name in raw[key]}
     groups = {name: expand(raw["run"], name) for name in raw["run"]}
     raw["run"] = {name: run for group in groups.values() for name, run in group.items()}
     if isinstance(raw.get("runs"), list):
         raw["runs"] = [name for entry in raw["runs"] for name in groups.get(run_name(entry), [entry])]
-    config = parse(Config, raw, "config")
+    try:
+        config = Config.model_validate(raw)
+    except ValidationError as error:
+        check_made(error, made, given)
+        raise refusal(error, "config") from None
     check_names(config)
     return config
 
@@ -71,6 +78,24 @@ def override(raw: dict, text: str) -> None:
             place[last] = yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise UserError(f"config: set: {path}: cannot read {value!r}") from error
+
+
+def made_from_nothing(given: dict, raw: dict) -> set[tuple[str, str]]:
+    """Returns (section, name) of the entries that only overrides made, without a base."""
+    return {
+        (kind, name)
+        for kind in ENTRIES
+        for name, entry in raw[kind].items()
+        if name not in (given.get(kind) or {}) and isinstance(entry, dict) and "base" not in entry
+    }
+
+
+def check_made(error: ValidationError, made: set[tuple[str, str]], given: dict) -> None:
+    """Raises UserError where what is missing is the rest of an entry that overrides made: its name was misspelt."""
+    for problem in error.errors(include_url=False):
+        if problem["type"] in ("missing", "union_tag_not_found") and problem["loc"][:2] in made:
+            kind, name = problem["loc"][:2]
+            known("set", "entry of weights" if kind == "weights" else kind, name, given.get(kind) or {})
 
 
 def section(place: dict, keys: list[str], where: str) -> dict:
@@ -154,10 +179,15 @@ def parse(kind: type[BaseModel], data: Any, where: str) -> Any:
     try:
         return kind.model_validate(data)
     except ValidationError as error:
-        problems = error.errors(include_url=False)
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        line = problem_line(problems[0]).replace("\n", "\\n")  # of what was given
-        raise UserError(f"{where}: {line}{more}") from None
+        raise refusal(error, where) from None
+
+
+def refusal(error: ValidationError, where: str) -> UserError:
+    """Returns the first problem as one line, with how many more there are."""
+    problems = error.errors(include_url=False)
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    line = problem_line(problems[0]).replace("\n", "\\n")  # of what was given
+    return UserError(f"{where}: {line}{more}")
 
 
 def problem_line(problem: dict) -> str:
