@@ -360,9 +360,13 @@ def test_points_over_lists_and_maps_have_names():
 
 @pytest.mark.parametrize("values", [[["a b"], ["a_b"]], [["x"], ["x"]], [[], ["none"]]])
 def test_two_points_of_one_name_are_refused(values):
-    assert "grid: two points would be called a-stop=" in refusal(
-        with_runs(a={"base": "stdlib", "grid": {"sample.stop": values}})
-    )
+    raw = with_runs(a={"base": "stdlib", "grid": {"sample.stop": values}})
+    assert "run.a.grid: two runs would be called a-stop=" in refusal(raw)
+
+
+def test_a_point_that_has_the_name_of_a_run_is_refused():
+    raw = with_runs(**{"a": {"base": "stdlib", "grid": {"train.seed": [1]}}, "a-seed=1": {"base": "stdlib"}})
+    assert "run.a.grid: two runs would be called a-seed=1" in refusal(raw)
 
 
 @pytest.mark.parametrize("grid", [{}, {"train.seed": 3}, {"train.seed": []}, {1: [2]}, [1]])

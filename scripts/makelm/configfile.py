@@ -156,12 +156,10 @@ def expand(runs: dict, name: str) -> dict[str, dict]:
             *parents, last = key.split(".")
             section(point, parents, f"run.{name}.grid: {key}")[last] = value
         label = "-".join(f"{short[key]}={word(value)}" for key, value in zip(grid, values, strict=True))
-        if f"{name}-{label}" in points:
-            raise UserError(
-                f"config: run.{name}.grid: two points would be called {name}-{label};"
-                " make runs of them, with names of their own"
-            )
-        points[f"{name}-{label}"] = point
+        called = f"{name}-{label}"
+        if called in points or called in runs:
+            raise UserError(f"config: run.{name}.grid: two runs would be called {called}; give one a name of its own")
+        points[called] = point
     return points
 
 
