@@ -236,7 +236,7 @@ def frame(
             open_log(log)
             progress.log = sys.stderr  # which is the log from here on
         line = work(progress)
-        code = BUG if line else DONE
+        code = USER if line else DONE
     except UserError as error:
         line, code = str(error), USER
     except Interrupted as error:
