@@ -50,6 +50,33 @@ def refusal(raw: dict) -> str:
     return line
 
 
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"x: 1\nruns: [a\n", ":3: expected ',' or ']', but got '<stream end>' (while parsing a flow sequence that"),
+        (b"runs:\n\t- a\n", ":2: found character '\\t' that cannot start any token"),
+        (b"run:\n  a: {base: b}: c\n", ":2: "),
+        (b"- a\n", ":1: expected a map of keys, got ['a']"),
+        (b"", ":1: expected a map of keys, got nothing"),
+        (b"a: 1\n# caf\xe9\n", ":2: byte 0xe9 is no UTF-8"),
+        (b"a: 1\nb: '\x00'\n", ":2: special characters are not allowed, got U+0000"),
+        (b"a: 2024-13-45\n", ": month must be in 1..12"),
+    ],
+)
+def test_a_file_that_is_no_map_is_refused_with_the_line(tmp_path, data, expected):
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(data)
+    with pytest.raises(UserError) as caught:
+        configfile.read(path)
+    assert f"{path}{expected}" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_json_may_be_indented_by_tabs(tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text('{\n\t"a": 1e-3\n}')
+    assert configfile.read(path) == {"a": 1e-3}
+
+
 def test_the_default_is_valid_and_values_have_their_types():
     settings = configfile.load(DEFAULT)
     assert settings.runs == ["stdlib"]

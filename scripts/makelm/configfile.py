@@ -1,9 +1,11 @@
 """From what config files say to the typed configuration: overrides, `base:`, `grid:`, one line for what is wrong."""
 
 import itertools
+import json
 import re
 import shlex
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -14,7 +16,7 @@ from makelm.config_corpus import CORPORA
 from makelm.config_tokenizer import LEARNED, TOKENIZERS
 from makelm.config_types import did_you_mean
 from makelm.config_weights import WEIGHTS
-from makelm.errors import UserError
+from makelm.errors import UserError, first_line
 
 SOURCES = {"corpus": CORPORA, "weights": WEIGHTS, "tokenizer": TOKENIZERS}  # whose entries have other keys for each
 
@@ -26,6 +28,39 @@ RUN_SECTIONS = {
     for name, field in Run.model_fields.items()
     if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
 }
+
+
+def read(path: Path) -> dict:
+    """Returns the map in a JSON or YAML file. Raises UserError that says the line and what is wrong there."""
+    data = path.read_bytes()
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}:{line}: byte 0x{data[error.start]:02x} is no UTF-8; save the file as UTF-8") from None
+    try:
+        keys = json.loads(text)  # first, as Snakemake does: YAML has no tabs between a map's keys
+    except ValueError:
+        keys = read_yaml(text, path)
+    if not isinstance(keys, dict):
+        raise UserError(f"{path}:1: expected a map of keys, got {'nothing' if keys is None else repr(keys)[:60]}")
+    return keys
+
+
+def read_yaml(text: str, path: Path) -> Any:
+    """Returns what YAML says. Raises UserError: one line, with the place in the file."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        line, begun = error.problem_mark.line + 1, error.context_mark
+        since = f" that begins in line {begun.line + 1}" if begun and begun.line + 1 != line else ""
+        context = f" ({error.context}{since})" if error.context else ""
+        raise UserError(f"{path}:{line}: {error.problem}{context}") from None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise UserError(f"{path}:{line}: {error.reason}, got U+{error.character:04X}") from None
+    except ValueError as error:  # of what looks like a date and is none
+        raise UserError(f"{path}: {first_line(error)}") from None
 
 
 def load(raw: dict) -> Config:
