@@ -20,8 +20,9 @@ from typing import Any, TextIO
 
 import psutil
 
-from makelm import whole
+from makelm import configfile, whole
 from makelm.cli import error_file
+from makelm.errors import UserError
 from makelm.pages import visible
 from makelm.progress import clock
 
@@ -43,6 +44,7 @@ def main() -> None:
     """Runs Snakemake with the arguments of this program and ends with its own exit code."""
     for signum in STOP_SIGNALS:
         signal.signal(signum, lambda number, frame: stops.append(number))
+    check_files(sys.argv[1:])
     try:
         LOG.parent.mkdir(exist_ok=True)
         lock = LOCK.open("a+")
@@ -63,6 +65,35 @@ def complain(line: str, code: int = USER) -> int:
     """Writes one line to stderr and returns the exit code."""
     print(line, file=sys.stderr, flush=True)
     return code
+
+
+# ---- configuration
+
+
+def check_files(arguments: list[str]) -> None:
+    """Ends the program where a file of the configuration cannot be read; Snakemake would not say which, and where."""
+    for path in configuration_files(arguments):
+        try:
+            configfile.read(path)
+        except UserError as error:
+            sys.exit(complain(str(error)))
+        except FileNotFoundError:
+            hint = "what is to be built stands before --configfile"
+            sys.exit(complain(f"--configfile: no such file: {path}; {hint}"))
+        except OSError as error:
+            sys.exit(complain(f"--configfile: cannot read {path}: {error.strerror}"))
+
+
+def configuration_files(arguments: list[str]) -> list[Path]:
+    """Returns config.yaml and the files that Snakemake's arguments name."""
+    files, named = [Path(os.path.relpath(SNAKEFILE.with_name("config.yaml")))], False
+    for word in arguments:
+        if word.startswith("-"):
+            option, _, word = word.partition("=")
+            named = option in ("--configfile", "--configfiles")
+        if named and word:
+            files.append(Path(word))
+    return files
 
 
 # ---- one at a time
@@ -208,9 +239,6 @@ def closing_words(code: int, seconds: float, with_summary: bool) -> int:
     unknown = re.search(r"^No rule to produce (\S+)", words, re.MULTILINE)
     if unknown:
         return complain(f"nothing makes {unknown[1]}; is its name one of the configuration's?")
-    missing = re.search(r"load_configfile\(.*^FileNotFoundError: .*: '(.*)'$", words, re.MULTILINE | re.DOTALL)
-    if missing:
-        return complain(f"--configfile: no such file: {missing[1]}; what is to be built stands before --configfile")
     return complain(own_words(words), FAILED)
 
 

@@ -1,6 +1,6 @@
 """Reads everything that a configuration stands for and says what is missing, truncated, altered or stale.
 
-Reads results/. Writes nothing there: it ends with 0 where all is as it should be, else with 1 and one line
+Reads results/. Writes nothing there: it ends with 0 where all is as it should be, else with 2 and one line
 for each thing that is wrong.
 """
 

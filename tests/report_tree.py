@@ -8,6 +8,7 @@ from makelm import manifest, report_runs
 
 HOSTILE = "</script><img src=x onerror=alert(1)>&amp; \"'\x00\x1b[31m\r\u2028\ud800{{ 7*7 }}"
 RATES = {"small": 1e-3, "large": 5e-3}
+TOKENIZERS = {"tiny": "bpe", "web": "web_bpe"}  # corpus -> its tokenizer
 TASKS = {"asked": ["piqa", "own"]}  # run -> its tasks
 
 
@@ -49,32 +50,31 @@ class Tree:
         (place / f"{name}.json").write_text(json.dumps(built))
         self.digests[f"{folder}/{name}"] = built["digest"]
 
-    def data(self) -> None:
-        """Writes a corpus, a tokenizer and two token shards."""
+    def data(self, name: str = "tiny", keys: dict | None = None) -> None:
+        """Writes a corpus, its tokenizer and two token shards."""
         seen = {"share": 0.0312, "documents": 29, "documents_over_half": 1}
         facts = {"contamination": {"ngram": 13, "validation": seen}}
-        self.put("download_corpus/tiny", {}, [], {"corpus": {"source": "local", "shards": 2}}, facts)
-        corpus, tokenizer = "download_corpus/tiny/manifest", "train_tokenizer/bpe/manifest"
-        self.put("train_tokenizer/bpe", {}, [corpus], {"tokenizer": {"kind": "bpe", "vocab_size": 512}}, {})
+        self.put(f"download_corpus/{name}", {}, [], {"corpus": keys or {"source": "local", "shards": 2}}, facts)
+        own = TOKENIZERS[name]
+        corpus, tokenizer = f"download_corpus/{name}/manifest", f"train_tokenizer/{own}/manifest"
+        self.put(f"train_tokenizer/{own}", {}, [corpus], {"tokenizer": {"kind": "bpe", "vocab_size": 512}}, {})
         for shard in ("00000", "00001"):
-            self.put("encode_shard/tiny/bpe", {}, [corpus, tokenizer], {}, {"shard": shard}, shard)
+            self.put(f"encode_shard/{name}/{own}", {}, [corpus, tokenizer], {}, {"shard": shard}, shard)
 
-    def run(self, name: str, rate: float, metrics: list[dict], samples: list[dict], bits: float) -> None:
-        """Writes what the five stages of a run leave."""
-        tokenizer, trained = "train_tokenizer/bpe/manifest", f"train_model/{name}/manifest"
-        shards = [f"encode_shard/tiny/bpe/{shard}" for shard in ("00000", "00001")]
-        corpus = "download_corpus/tiny/manifest"
+    def run(self, name: str, rate: float, metrics: list[dict], samples: list[dict], bits: float, on="tiny") -> None:
+        """Writes what the five stages of a run leave; `on` is its corpus."""
+        tokenizer, trained = f"train_tokenizer/{TOKENIZERS[on]}/manifest", f"train_model/{name}/manifest"
+        shards = [f"encode_shard/{on}/{TOKENIZERS[on]}/{shard}" for shard in ("00000", "00001")]
+        corpus = f"download_corpus/{on}/manifest"
         train = {"steps": len(metrics), "optimizer": {"learning_rate": rate}}
         last, memory = metrics[-1], {"parameters": 5_080_000, "optimizer": 10_160_000}
         plan = {"parameters": 1_270_016, "flops_per_token": 8.1e6, "bytes_per_device": memory, "devices": 1}
         self.put(f"plan_run/{name}", {"plan.json": json.dumps(plan)}, [tokenizer], {"mesh": {"fsdp": -1}}, {})
         summary = {"steps": len(metrics), "tokens": last["tokens"], "loss": last["loss"], "parameters": 1_270_016}
-        summary["epochs"] = {"tiny": 0.98}
+        summary["epochs"] = {on: 0.98}
         timings = [{"step": row["step"], "seconds": 0.24, "tokens_per_second": 8000 + row["step"]} for row in metrics]
         files = {"metrics.jsonl": lines(metrics), "timings.jsonl": lines(timings), "summary.json": json.dumps(summary)}
-        self.put(
-            f"train_model/{name}", files, shards, {"corpus": "tiny"} | {"model": {"d_model": 128}, "train": train}, {}
-        )
+        self.put(f"train_model/{name}", files, shards, {"corpus": on} | {"model": {"d_model": 128}, "train": train}, {})
         facts = {"samples": len(samples), "parse_rate": 0.5}
         self.put(f"sample_model/{name}", {"samples.jsonl": lines(samples)}, [trained, tokenizer], {}, facts)
         scores = {"validation_loss": 3.21, "validation_loss_sem": 0.012, "perplexity": 24.8, "bits_per_byte": bits}
@@ -129,6 +129,17 @@ def sample(prompt: str = "def ", text: str = "f(): pass\n", parses: bool | None 
 
 def read(results: Path, *names: str) -> list[report_runs.Run]:
     return report_runs.read_runs(results, {name: TASKS.get(name, []) for name in names}, lambda name, path: None)
+
+
+def two_corpora(folder: Path) -> Path:
+    """Returns a results folder with two runs on each of two corpora that have different keys."""
+    tree = Tree(folder / "results")
+    tree.data()
+    tree.data("web", {"source": "url", "url": ["https://a/b.txt"], "clean": None})
+    for number, corpus in enumerate(("tiny", "web")):
+        for name, rate in RATES.items():
+            tree.run(f"{corpus}-{name}", rate, steps(10), [sample()], (1.5, 0.25)[number] + rate, corpus)
+    return tree.results
 
 
 def two_runs(folder: Path) -> Path:

@@ -50,6 +50,33 @@ def refusal(raw: dict) -> str:
     return line
 
 
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"x: 1\nruns: [a\n", ":3: expected ',' or ']', but got '<stream end>' (while parsing a flow sequence that"),
+        (b"runs:\n\t- a\n", ":2: found character '\\t' that cannot start any token"),
+        (b"run:\n  a: {base: b}: c\n", ":2: "),
+        (b"- a\n", ":1: expected a map of keys, got ['a']"),
+        (b"", ":1: expected a map of keys, got nothing"),
+        (b"a: 1\n# caf\xe9\n", ":2: byte 0xe9 is no UTF-8"),
+        (b"a: 1\nb: '\x00'\n", ":2: special characters are not allowed, got U+0000"),
+        (b"a: 2024-13-45\n", ": month must be in 1..12"),
+    ],
+)
+def test_a_file_that_is_no_map_is_refused_with_the_line(tmp_path, data, expected):
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(data)
+    with pytest.raises(UserError) as caught:
+        configfile.read(path)
+    assert f"{path}{expected}" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_json_may_be_indented_by_tabs(tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text('{\n\t"a": 1e-3\n}')
+    assert configfile.read(path) == {"a": 1e-3}
+
+
 def test_the_default_is_valid_and_values_have_their_types():
     settings = configfile.load(DEFAULT)
     assert settings.runs == ["stdlib"]
@@ -100,10 +127,12 @@ def test_the_default_is_valid_and_values_have_their_types():
         ("run.stdlib.train.steps", 1.5, "run.stdlib.train.steps: input should be a valid integer, got 1.5"),
         ("run.stdlib.train.steps", True, "run.stdlib.train.steps: input should be a valid integer, got True"),
         ("run.stdlib.train.steps", 0, "run.stdlib.train.steps: input should be greater than or equal to 1, got 0"),
-        ("run.stdlib.train", None, "run.stdlib.train: input should be a valid dictionary"),
+        ("run.stdlib.train", None, "run.stdlib.train must be a map, got None"),
         ("run.stdlib.model.d_head", 63, "run.stdlib.model.d_head: input should be a multiple of 2, got 63"),
         ("run.stdlib.model.n_kv_heads", 3, "run.stdlib.model: n_heads must be a multiple of n_kv_heads, got 1 and 3"),
         ("run.stdlib.train.schedule.warmup_steps", 10**6, "schedule.warmup_steps must be less than steps"),
+        ("run.stdlib.train.profile_steps", [5, 3], "train: profile_steps must begin at or before their last step and"),
+        ("run.stdlib.train.profile_steps", [9999, 9999], "train: profile_steps must begin at or before their last"),
         ("run.stdlib.evaluate.stride", 10**6, "run.stdlib.evaluate: stride must be at most window"),
         ("run.stdlib.evaluate.sets", ["stdlob"], "run.stdlib.evaluate.sets: no corpus is called 'stdlob'; did you"),
         ("run.stdlib.tasks", ["piqqa"], "run.stdlib.tasks: no task is called 'piqqa'; did you mean 'piqa'?"),
@@ -152,9 +181,17 @@ def test_the_default_is_valid_and_values_have_their_types():
         ("runs", ["stdlop"], "runs: no run is called 'stdlop'; did you mean 'stdlib'?"),
         ("runs", [], "runs: list should have at least 1 item"),
         ("runs", "stdlib", "runs: input should be a valid list"),
+        ("runs", [{"stdlib": None}], "runs: expected names of runs, got {'stdlib': None}; leave out the colon"),
+        ("runs", [["stdlib"]], "runs: expected names of runs, got ['stdlib']"),
+        ("run.a", {"base": ["stdlib"]}, "run.a.base must be the name of a run, got ['stdlib']"),
+        ("corpus.a", {"base": {}}, "corpus.a.base must be the name of a corpus, got {}"),
         ("run", None, "run must be a map of named entries, got None"),
         ("run.stdlib", None, "run.stdlib must be a map, got None"),
-        ("run.a/b", DEFAULT["run"]["stdlib"], "run.a/b"),
+        (
+            "run.a/b",
+            DEFAULT["run"]["stdlib"],
+            "run: a name begins with a letter or digit and goes on with those and ._",
+        ),
         ("tokenizer.stdlib_bpe.vocab_size", None, "tokenizer.stdlib_bpe.vocab_size: input should be a valid integer"),
         ("tokenizer.stdlib_bpe.vocab_size", 256, "tokenizer.stdlib_bpe.vocab_size: input should be greater than"),
         ("tokenizer.stdlib_bpe.corpus", None, "tokenizer.stdlib_bpe.corpus: input should be a valid string, got None"),
@@ -192,6 +229,29 @@ def test_the_default_is_valid_and_values_have_their_types():
 )
 def test_what_is_wrong_is_refused_in_one_line_that_names_the_key(path, value, expected):
     assert expected in refusal(changed(path, value))
+
+
+@pytest.mark.parametrize(
+    ("kind", "entry", "expected"),
+    [
+        ("corpus", None, "corpus.mine must be a map, got None"),
+        ("tokenizer", [], "tokenizer.mine must be a map, got []"),
+        ("weights", 3, "weights.mine must be a map, got 3"),
+        ("task", ["piqa"], "task.mine must be a map, got ['piqa']"),
+        ("corpus", URL | {"clean": ["ftfy"]}, "corpus.mine.clean must be a map, got ['ftfy']"),
+        ("corpus", READY | {"sha256": [SUM]}, "corpus.mine.sha256 must be a map, got ["),
+        ("corpus", READY | {"sha256": {3: SUM}}, "corpus.mine.sha256: a name must be text, got 3; put it in quotes"),
+    ],
+)
+def test_an_entry_of_the_wrong_shape_is_one_line(kind, entry, expected):
+    assert expected in refusal(changed(f"{kind}.mine", entry))
+
+
+def test_a_number_or_a_line_is_no_name():
+    raw = deepcopy(DEFAULT)
+    raw["corpus"] = {**raw["corpus"], 2024: URL}
+    assert "corpus: a name must be text, got 2024; put it in quotes" in refusal(raw)
+    assert "run: a name begins with" in refusal(with_runs(**{"a\nb": {"base": "stdlib"}}))
 
 
 def test_learned_positions_end_at_the_context():
@@ -265,6 +325,26 @@ def test_overrides_are_typed_and_checked_like_the_file():
     assert "run.stdlib.cores.x: cores is no section" in refusal({**DEFAULT, "set": "run.stdlib.cores.x=5"})
 
 
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("run.stdlob.train.steps=9 run.stdlob.cores=1", "set: no run is called 'stdlob'; did you mean 'stdlib'?"),
+        ("corpus.stdlob.shards=9", "set: no corpus is called 'stdlob'; did you mean 'stdlib'?"),
+        ("tokenizer.stdlib_bep.kind=bpe", "set: no tokenizer is called 'stdlib_bep'; did you mean 'stdlib_bpe'?"),
+        ("task.piqqa.limit=9", "set: no task is called 'piqqa'; did you mean 'piqa'?"),
+        ("weights.mine.path=a", "set: no entry of weights is called 'mine'; there are: none"),
+    ],
+)
+def test_an_override_of_a_misspelt_entry_names_the_one_that_was_meant(override, expected):
+    assert expected in refusal({**DEFAULT, "set": override})
+
+
+def test_overrides_may_make_an_entry():
+    words = "weights.mine.source=local weights.mine.path=a run.new.train.steps=50 run.new.base=stdlib"
+    settings = configfile.load({**DEFAULT, "set": words})
+    assert settings.weights["mine"].path == "a" and settings.run["new"].train.steps == 50
+
+
 def test_the_raw_configuration_is_left_as_it_was():
     raw = {**deepcopy(DEFAULT), "set": "run.stdlib.train.steps=50"}
     before = deepcopy(raw)
@@ -302,7 +382,31 @@ def test_a_grid_is_one_run_per_point():
     assert (settings.run[names[1]].train.seed, settings.run[names[1]].model.d_ff) == (0, 256)
 
 
-@pytest.mark.parametrize("grid", [{}, {"train.seed": 3}, {"train.seed": []}, [1]])
+def test_points_over_lists_and_maps_have_names():
+    grid = {
+        "train.optimizer.decay": [["matrices"], ["matrices", "head"], []],
+        "sample.stop": [["x", "\n\n"]],
+        "train.optimizer.rate_multipliers": [{"w/up": 0.5, "head": "1e-1"}],
+    }
+    runs = configfile.load(with_runs(a={"base": "stdlib", "grid": grid})).run
+    rest = "-stop=x-__-rate_multipliers=w_up=0.5+head=1e-1"
+    names = ["a-decay=matrices", "a-decay=matrices-head", "a-decay=none"]
+    assert list(runs) == ["stdlib", *(name + rest for name in names)]
+    assert runs["a-decay=matrices-head" + rest].train.optimizer.decay == ["matrices", "head"]
+
+
+@pytest.mark.parametrize("values", [[["a b"], ["a_b"]], [["x"], ["x"]], [[], ["none"]]])
+def test_two_points_of_one_name_are_refused(values):
+    raw = with_runs(a={"base": "stdlib", "grid": {"sample.stop": values}})
+    assert "run.a.grid: two runs would be called a-stop=" in refusal(raw)
+
+
+def test_a_point_that_has_the_name_of_a_run_is_refused():
+    raw = with_runs(**{"a": {"base": "stdlib", "grid": {"train.seed": [1]}}, "a-seed=1": {"base": "stdlib"}})
+    assert "run.a.grid: two runs would be called a-seed=1" in refusal(raw)
+
+
+@pytest.mark.parametrize("grid", [{}, {"train.seed": 3}, {"train.seed": []}, {1: [2]}, [1]])
 def test_a_grid_of_another_form_is_refused(grid):
     assert "run.a.grid must map dotted keys to lists" in refusal(with_runs(a={"base": "stdlib", "grid": grid}))
 

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 from page_elements import Elements
-from report_tree import TASKS, Tree, read, sample, steps, two_runs
+from report_tree import TASKS, Tree, read, sample, steps, two_corpora, two_runs
 
 from makelm import (
     manifest,
@@ -184,5 +184,22 @@ def test_a_corpus_without_text_has_no_baselines():
         )
         for name, bits in (("a", 1.5), ("b", 1.0))
     ]
-    assert [bar["label"] for bar in report_comparison.bars(runs)] == ["b", "a"]
-    assert report_comparison.verdict(runs) == "The best run, b, needs 1.000 bits per byte."
+    (found,) = report_comparison.comparisons(runs)
+    assert [bar["label"] for bar in found["bars"]] == ["b", "a"]
+    assert found["verdict"] == "The best run, b, needs 1.000 bits per byte."
+
+
+def test_runs_compare_on_one_text_only(tmp_path):
+    runs = read(two_corpora(tmp_path), "tiny-small", "tiny-large", "web-small", "web-large")
+    found = report_comparison.comparisons(runs)
+    assert [one["corpus"] for one in found] == ["tiny", "web"]
+    assert [one["verdict"].split(" needs")[0] for one in found] == [
+        "The best run, tiny-small,",
+        "The best run, web-small,",
+    ]
+    assert [len(one["bars"]) for one in found] == [4, 4]
+    assert report_comparison.best(runs) == {"tiny-small", "web-small"}
+    assert report_comparison.best(runs[:3]) == {"tiny-small"}, "one alone is no best"
+    text = Elements(report.page(runs, "today")).text
+    assert "numbers of different texts do not compare" in text
+    assert "do not compare" not in Elements(report.page(runs[:2], "today")).text

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from report_tree import RATES, read, two_runs
+from report_tree import RATES, read, two_corpora, two_runs
 
 from makelm import report, report_table
 
@@ -24,10 +24,30 @@ def test_several_runs_are_a_table_with_what_varies_first(results):
 
 
 def test_columns_of_the_same_last_word_keep_their_whole_name():
-    labels = [
-        column["label"] for column in report_table.columns(["tokenizer.kind", "train.optimizer.kind", "train.seed"])
-    ]
+    names = ["tokenizer.kind", "train.optimizer.kind", "train.seed"]
+    labels = [column["label"] for column in report_table.columns(names, set(), [])]
     assert labels[1:4] == ["tokenizer.kind", "train.optimizer.kind", "seed"]
+
+
+def test_what_a_sweep_varies_and_scores_stand_before_the_keys_of_corpora(tmp_path):
+    names = ("tiny-small", "tiny-large", "web-small", "web-large")
+    runs = read(two_corpora(tmp_path), *names)
+    page = report.page(runs, "today")
+    headers = re.findall(r"<th scope=\"col\" class=\"(\w+)\" title=\"([\w.]+)\"", page)
+    assert headers[:5] == [
+        ("name", "run"),
+        ("word", "corpus"),
+        ("word", "tokenizer"),
+        ("number", "train.optimizer.learning_rate"),
+        ("score", "bits_per_byte"),
+    ]
+    assert [title for _, title in headers[-4:]] == ["corpus.source", "corpus.shards", "corpus.url", "corpus.clean"]
+    # a run without the key has a dash, null is a value; both on the side of their column
+    last = [re.findall(r"<td class=\"(\w+)\" data-value=\".*?\">(.*?)</td>", row)[-4:] for row in page.split("<tr")]
+    assert [("word", "local"), ("number", "2"), ("word", "–"), ("number", "–")] in last
+    assert [("word", "url"), ("number", "–"), ("word", "&#39;https://a/b.txt&#39;"), ("number", "null")] in last
+    columns = report_table.table_csv(runs).split("\n")[0].split(",")
+    assert columns.index("corpus.url") < columns.index("bits_per_byte")
 
 
 def test_table_is_the_same_each_time_and_holds_no_time(results):

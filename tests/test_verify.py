@@ -51,7 +51,7 @@ def kept(path: Path) -> Iterator[Path]:
 def found(lines: list[str]) -> list[str]:
     """Returns the lines about what is wrong, after checking that verify failed and counted them."""
     code, *wrong, last = lines
-    assert code == "1"
+    assert code == "2"
     assert last.startswith(f"{len(wrong)} thing")
     return wrong
 
@@ -177,6 +177,6 @@ def test_make_verify_says_the_lines_and_nothing_of_snakemake(built: Checkout):
     with kept(built.results / WEIGHTS) as weights:
         weights.write_bytes(b"")
         done = built.make("verify")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert f"results/{WEIGHTS}: truncated" in done.stdout and done.stdout.count("\n") == 1
     assert done.stderr == "verify: 1 thing is wrong in results\n  log: logs/verify.log\n"

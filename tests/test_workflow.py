@@ -182,6 +182,15 @@ def test_a_configuration_that_is_not_there_is_one_line(built):
     assert done.stderr.startswith("--configfile: no such file: nope.yaml;") and done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("words", [("--configfile", "good.yaml", "bad.yaml"), ("--configfile=bad.yaml", "-n")])
+def test_a_configuration_that_is_no_yaml_is_one_line_with_its_place(built, words):
+    (built.folder / "good.yaml").write_text("runs: [stdlib]\n")
+    (built.folder / "bad.yaml").write_text("cluster: null\nruns: [a\n")
+    done = built.python("scripts/run_workflow.py", *words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("bad.yaml:3: expected ',' or ']'") and done.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("slip", "line"),
     [

@@ -172,7 +172,9 @@ def read_config(stage: str, args: argparse.Namespace) -> tuple[dict, Any]:
 def read_keys(text: str, flag: str) -> dict:
     """Returns the map that a flag gives as JSON or as the name of a file."""
     try:
-        keys = yaml.safe_load(Path(text).read_text() if text.endswith((".json", ".yaml", ".yml")) else text)
+        if text.endswith((".json", ".yaml", ".yml")):
+            return configfile.read(Path(text))
+        keys = yaml.safe_load(text)
     except OSError as error:
         raise UserError(f"{flag}: cannot read {text}: {error.strerror}") from None
     except yaml.YAMLError:
@@ -236,7 +238,7 @@ def frame(
             open_log(log)
             progress.log = sys.stderr  # which is the log from here on
         line = work(progress)
-        code = BUG if line else DONE
+        code = USER if line else DONE
     except UserError as error:
         line, code = str(error), USER
     except Interrupted as error:

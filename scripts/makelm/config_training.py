@@ -100,6 +100,13 @@ class Train(Section):
                 "schedule.decay_end must be after warmup_steps and at most steps, got {e}",
                 {"e": end},
             )
+        first, last = self.profile_steps or (1, 1)
+        if first > min(last, self.steps):  # there would be no trace
+            raise PydanticCustomError(
+                "profile_steps",
+                "profile_steps must begin at or before their last step and that of training, got {p} of {s}",
+                {"p": f"[{first}, {last}]", "s": self.steps},
+            )
         return self
 
 

@@ -1,8 +1,11 @@
 """From what config files say to the typed configuration: overrides, `base:`, `grid:`, one line for what is wrong."""
 
 import itertools
+import json
+import re
 import shlex
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -13,9 +16,11 @@ from makelm.config_corpus import CORPORA
 from makelm.config_tokenizer import LEARNED, TOKENIZERS
 from makelm.config_types import did_you_mean
 from makelm.config_weights import WEIGHTS
-from makelm.errors import UserError
+from makelm.errors import UserError, first_line
 
 SOURCES = {"corpus": CORPORA, "weights": WEIGHTS, "tokenizer": TOKENIZERS}  # whose entries have other keys for each
+
+ENTRIES = ("corpus", "weights", "tokenizer", "task", "run")  # what has names
 
 # A run's sections and their keys.
 RUN_SECTIONS = {
@@ -25,26 +30,71 @@ RUN_SECTIONS = {
 }
 
 
+def read(path: Path) -> dict:
+    """Returns the map in a JSON or YAML file. Raises UserError that says the line and what is wrong there."""
+    data = path.read_bytes()
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}:{line}: byte 0x{data[error.start]:02x} is no UTF-8; save the file as UTF-8") from None
+    try:
+        keys = json.loads(text)  # first, as Snakemake does: YAML has no tabs between a map's keys
+    except ValueError:
+        keys = read_yaml(text, path)
+    if not isinstance(keys, dict):
+        raise UserError(f"{path}:1: expected a map of keys, got {'nothing' if keys is None else repr(keys)[:60]}")
+    return keys
+
+
+def read_yaml(text: str, path: Path) -> Any:
+    """Returns what YAML says. Raises UserError: one line, with the place in the file."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        line, begun = error.problem_mark.line + 1, error.context_mark
+        since = f" that begins in line {begun.line + 1}" if begun and begun.line + 1 != line else ""
+        context = f" ({error.context}{since})" if error.context else ""
+        raise UserError(f"{path}:{line}: {error.problem}{context}") from None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise UserError(f"{path}:{line}: {error.reason}, got U+{error.character:04X}") from None
+    except ValueError as error:  # of what looks like a date and is none
+        raise UserError(f"{path}: {first_line(error)}") from None
+
+
 def load(raw: dict) -> Config:
     """Returns the typed configuration of a nested dictionary as YAML gives it.
 
     Resolves `base:` and `grid:` of runs and the overrides under `set`. Raises UserError with one line.
     """
-    raw = deepcopy(raw)
+    given, raw = raw, deepcopy(raw)
     override(raw, raw.pop("set", None) or "")
-    for key in ("corpus", "weights", "tokenizer", "task", "run"):
+    for key in ENTRIES:
         if not isinstance(raw.get(key), dict):
             raise UserError(f"config: {key} must be a map of named entries, got {raw.get(key)!r}")
-    for key in ("corpus", "weights", "tokenizer", "task"):
+    made = made_from_nothing(given, raw)
+    for key in ENTRIES[:-1]:
         raw[key] = {name: resolve(key, raw[key], name) for name in raw[key]}
     groups = {name: expand(raw["run"], name) for name in raw["run"]}
     raw["run"] = {name: run for group in groups.values() for name, run in group.items()}
-    wanted = raw.get("runs")
-    if isinstance(wanted, list):
-        raw["runs"] = [name for entry in wanted for name in groups.get(entry, [entry])]
-    config = parse(Config, raw, "config")
+    if isinstance(raw.get("runs"), list):
+        raw["runs"] = [name for entry in raw["runs"] for name in groups.get(run_name(entry), [entry])]
+    try:
+        config = Config.model_validate(raw)
+    except ValidationError as error:
+        check_made(error, made, given)
+        raise refusal(error, "config") from None
     check_names(config)
     return config
+
+
+def run_name(entry: Any) -> str:
+    """Returns an entry of `runs:`. Raises UserError where it is no name."""
+    if isinstance(entry, str):
+        return entry
+    colon = "; leave out the colon" if isinstance(entry, dict) else ""
+    raise UserError(f"config: runs: expected names of runs, got {entry!r}{colon}")
 
 
 def override(raw: dict, text: str) -> None:
@@ -63,6 +113,24 @@ def override(raw: dict, text: str) -> None:
             place[last] = yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise UserError(f"config: set: {path}: cannot read {value!r}") from error
+
+
+def made_from_nothing(given: dict, raw: dict) -> set[tuple[str, str]]:
+    """Returns (section, name) of the entries that only overrides made, without a base."""
+    return {
+        (kind, name)
+        for kind in ENTRIES
+        for name, entry in raw[kind].items()
+        if name not in (given.get(kind) or {}) and isinstance(entry, dict) and "base" not in entry
+    }
+
+
+def check_made(error: ValidationError, made: set[tuple[str, str]], given: dict) -> None:
+    """Raises UserError where what is missing is the rest of an entry that overrides made: its name was misspelt."""
+    for problem in error.errors(include_url=False):
+        if problem["type"] in ("missing", "union_tag_not_found") and problem["loc"][:2] in made:
+            kind, name = problem["loc"][:2]
+            known("set", "entry of weights" if kind == "weights" else kind, name, given.get(kind) or {})
 
 
 def section(place: dict, keys: list[str], where: str) -> dict:
@@ -95,8 +163,10 @@ def resolve(kind: str, entries: dict, name: str, seen: tuple[str, ...] = ()) -> 
     if "base" not in entry:
         return entry
     base = entry["base"]
+    if not isinstance(base, str):
+        raise UserError(f"config: {kind}.{name}.base must be the name of a {kind}, got {base!r}")
     if base not in entries:
-        raise UserError(f"config: {kind}.{name}.base: no {kind} is called {base!r}{did_you_mean(str(base), entries)}")
+        raise UserError(f"config: {kind}.{name}.base: no {kind} is called {base!r}{did_you_mean(base, entries)}")
     # the weights of a mixture are one value: those of the base would only change what the others come to
     own = {"grid", "corpus"} if isinstance(entry.get("corpus"), dict) else {"grid"}
     under = {key: value for key, value in resolve(kind, entries, base, (*seen, name)).items() if key not in own}
@@ -109,7 +179,8 @@ def expand(runs: dict, name: str) -> dict[str, dict]:
     grid = run.pop("grid", None)
     if grid is None:
         return {name: run}
-    if not isinstance(grid, dict) or not grid or not all(isinstance(v, list) and v for v in grid.values()):
+    pairs = grid.items() if isinstance(grid, dict) else ()
+    if not pairs or not all(isinstance(key, str) and isinstance(values, list) and values for key, values in pairs):
         raise UserError(f"config: run.{name}.grid must map dotted keys to lists of values, got {grid!r}")
     short = {key: key.rpartition(".")[2] for key in grid}
     short = short if len(set(short.values())) == len(short) else {key: key for key in grid}
@@ -117,16 +188,23 @@ def expand(runs: dict, name: str) -> dict[str, dict]:
     for values in itertools.product(*grid.values()):
         point = deepcopy(run)
         for key, value in zip(grid, values, strict=True):
-            *parents, last = str(key).split(".")
+            *parents, last = key.split(".")
             section(point, parents, f"run.{name}.grid: {key}")[last] = value
         label = "-".join(f"{short[key]}={word(value)}" for key, value in zip(grid, values, strict=True))
-        points[f"{name}-{label}"] = point
+        called = f"{name}-{label}"
+        if called in points or called in runs:
+            raise UserError(f"config: run.{name}.grid: two runs would be called {called}; give one a name of its own")
+        points[called] = point
     return points
 
 
 def word(value: Any) -> str:
-    """Returns a value as it stands in a run's name."""
-    return "+".join(f"{key}={part}" for key, part in value.items()) if isinstance(value, dict) else str(value)
+    """Returns a value as it stands in a run's name, in characters that names may have."""
+    if isinstance(value, dict):
+        return "+".join(f"{word(key)}={word(part)}" for key, part in value.items()) or "none"
+    if isinstance(value, list):
+        return "-".join(map(word, value)) or "none"
+    return re.sub(r"[^A-Za-z0-9._=+-]", "_", str(value))
 
 
 def parse(kind: type[BaseModel], data: Any, where: str) -> Any:
@@ -134,9 +212,15 @@ def parse(kind: type[BaseModel], data: Any, where: str) -> Any:
     try:
         return kind.model_validate(data)
     except ValidationError as error:
-        problems = error.errors(include_url=False)
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise UserError(f"{where}: {problem_line(problems[0])}{more}") from None
+        raise refusal(error, where) from None
+
+
+def refusal(error: ValidationError, where: str) -> UserError:
+    """Returns the first problem as one line, with how many more there are."""
+    problems = error.errors(include_url=False)
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    line = problem_line(problems[0]).replace("\n", "\\n")  # of what was given
+    return UserError(f"{where}: {line}{more}")
 
 
 def problem_line(problem: dict) -> str:
@@ -158,6 +242,13 @@ def problem_line(problem: dict) -> str:
     if problem["type"] == "unknown":
         unknown, there = problem["ctx"]["key"], problem["ctx"]["known"]
         return f"{key}: unknown key {unknown!r}{hint(unknown, there)}"
+    if path[-1:] == ["[key]"] and problem["type"] == "string_type":
+        return f"{'.'.join(path[:-2])}: a name must be text, got {problem['input']!r}; put it in quotes"
+    if path[-1:] == ["[key]"] and problem["type"] == "string_pattern_mismatch":
+        rule = "a name begins with a letter or digit and goes on with those and ._=+-"
+        return f"{'.'.join(path[:-2])}: {rule}, got {problem['input']!r}"
+    if problem["type"] in ("model_type", "dict_type"):
+        return f"{key} must be a map, got {problem['input']!r}"
     message = problem["msg"][0].lower() + problem["msg"][1:]
     own = isinstance(problem["input"], dict | BaseModel)
     return f"{key}: {message}" if own else f"{key}: {message}, got {problem['input']!r}"

@@ -4,30 +4,30 @@ import math
 
 from makelm import pages, report_tasks, samples_page
 from makelm.pages import COLOURS
-from makelm.report_comparison import bars, verdict
+from makelm.report_comparison import best, comparisons
 from makelm.report_curves import CURVES, series
 from makelm.report_figures import figures
 from makelm.report_origin import places, steps
 from makelm.report_runs import Run
-from makelm.report_table import best, columns, rows, varied
+from makelm.report_table import columns, of_entries, rows, varied
 
 MOST_SAMPLES = 24
 
 
 def page(runs: list[Run], written: str) -> str:
     """Returns the report; `written` says when."""
-    names = varied(runs)
+    names, entries, table = varied(runs), of_entries(runs), rows(runs)
     views = [view(run, names, number) for number, run in enumerate(runs)]
     return pages.render(
         "report.html.j2",
         runs=views,
         written=written,
-        bars=bars(runs),
-        verdict=verdict(runs),
+        comparisons=comparisons(runs),
         tasks=report_tasks.table([(run.name, run.tasks) for run in runs]),
-        columns=columns(names),
-        table=rows(runs),
-        best=best(rows(runs)),
+        columns=columns(names, entries, table),
+        apart=any(name in entries for name in names),
+        table=table,
+        best=best(runs),
         curves={name: label for name, label in CURVES.items() if label},
         series=[{"name": run.name, "colour": number % COLOURS, **series(run, runs)} for number, run in enumerate(runs)],
     )

@@ -9,25 +9,48 @@ BASELINES = {
 }
 
 
-def bars(runs: list[Run]) -> list[dict]:
-    """Returns what is compared in bits per byte, least first: the runs and, once per corpus, the two baselines."""
+def by_corpus(runs: list[Run]) -> dict[str, list[Run]]:
+    """Returns the runs by their corpus: only those of one are scored on the same text, and compare."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run.corpus(), []).append(run)
+    return groups
+
+
+def comparisons(runs: list[Run]) -> list[dict]:
+    """Returns what is compared in bits per byte, by corpus: a sentence, and bars that have one scale for all."""
+    colours = {run.name: number % COLOURS for number, run in enumerate(runs)}
     found = [
-        {"label": run.name, "value": run.scores["bits_per_byte"], "colour": number % COLOURS}
-        for number, run in enumerate(runs)
+        {"corpus": corpus, "verdict": verdict(group), "bars": bars(group, colours)}
+        for corpus, group in by_corpus(runs).items()
     ]
-    corpora = {run.corpus() for run in runs}
+    longest = max(bar["value"] for one in found for bar in one["bars"])
+    for bar in (bar for one in found for bar in one["bars"]):
+        bar["share"] = round(100 * bar["value"] / longest, 2)
+    return found
+
+
+def best(runs: list[Run]) -> set[str]:
+    """Returns the names of the runs that need the least bits per byte of those they compare with."""
+    found = set()
+    for group in by_corpus(runs).values():
+        least = min(run.scores["bits_per_byte"] for run in group)
+        found |= {run.name for run in group if len(group) > 1 and run.scores["bits_per_byte"] == least}
+    return found
+
+
+def bars(runs: list[Run], colours: dict[str, int]) -> list[dict]:
+    """Returns the bars of one corpus, least first: the runs and the two baselines."""
+    found = [{"label": run.name, "value": run.scores["bits_per_byte"], "colour": colours[run.name]} for run in runs]
     for key, label in BASELINES.items():
-        values = dict.fromkeys((run.corpus(), run.scores[key]) for run in runs)
-        for corpus, value in values:
-            if value is None:  # of ready tokens, which have no text
-                continue
-            found.append({"label": f"{label}, {corpus}" if len(corpora) > 1 else label, "value": value, "colour": None})
-    longest = max(bar["value"] for bar in found)
-    return [bar | {"share": round(100 * bar["value"] / longest, 2)} for bar in sorted(found, key=lambda b: b["value"])]
+        # None: of ready tokens, which have no text
+        for value in dict.fromkeys(run.scores[key] for run in runs if run.scores[key] is not None):
+            found.append({"label": label, "value": value, "colour": None})
+    return sorted(found, key=lambda bar: bar["value"])
 
 
 def verdict(runs: list[Run]) -> str:
-    """Returns the comparison with the baselines as a sentence, about the best run."""
+    """Returns the comparison with the baselines as a sentence, about the best run of a corpus."""
     run = min(runs, key=lambda run: run.scores["bits_per_byte"])
     ours = run.scores["bits_per_byte"]
     known = {label: run.scores[key] for key, label in BASELINES.items() if run.scores[key] is not None}

@@ -39,27 +39,47 @@ class Run:
 
     def keys(self) -> dict[str, Any]:
         """Returns every result key that decided this run, dotted, its corpus and tokenizer first."""
+        return self.names() | self.entry_keys() | self.own_keys()
+
+    def names(self) -> dict[str, Any]:
+        """Returns the run's corpus, or the weights of several, and its tokenizer."""
         keys = flatten({"corpus": self.stages["train_model"].manifest["content"]["config"]["corpus"]})
         for node in self.ancestors:
             if node.stage == "train_tokenizer":
                 keys["tokenizer"] = node.entry
+        return keys
+
+    def own_keys(self) -> dict[str, Any]:
+        """Returns the keys of the run's sections."""
+        keys = {}
+        for node in self.stages.values():
+            keys |= flatten(unlocked(node))
+        return keys
+
+    def entry_keys(self) -> dict[str, Any]:
+        """Returns the keys of what the run names, its corpora, tokenizer and tasks, and of what they were made with."""
+        keys = {}
         several = sum(node.stage == "download_corpus" for node in self.ancestors) > 1
         for name, node in self.asked.items():
             keys |= flatten(node.manifest["content"]["config"]["task"], f"task.{name}.")
-        for node in [*self.ancestors, *self.stages.values()]:
-            config = node.manifest["content"]["config"]
+        for node in self.ancestors:
             if node.stage == "download_task":  # there are several
-                keys |= flatten(config["task"], f"task.{node.entry}.")
+                keys |= flatten(unlocked(node)["task"], f"task.{node.entry}.")
                 continue
             # of several corpora each has its own keys
             prefix = f"{node.entry}." if several and node.stage == "download_corpus" else ""
-            keys |= flatten({key: value for key, value in config.items() if key != "locked"}, prefix)
+            keys |= flatten(unlocked(node), prefix)
         return keys
 
     def corpus(self) -> str:
         """Returns the corpus by name, or those of a mixture with their weights."""
         corpus = self.stages["train_model"].manifest["content"]["config"]["corpus"]
         return corpus if isinstance(corpus, str) else ", ".join(f"{w:.4g} {name}" for name, w in corpus.items())
+
+
+def unlocked(node: Node) -> dict:
+    """Returns a stage's result keys without the versions of packages."""
+    return {key: value for key, value in node.manifest["content"]["config"].items() if key != "locked"}
 
 
 def flatten(config: dict, prefix: str = "") -> dict[str, Any]:

@@ -16,13 +16,22 @@ def varied(runs: list[Run]) -> list[str]:
     return [name for name in names if any(name not in one or one[name] != keys[0][name] for one in keys)]
 
 
+def of_entries(runs: list[Run]) -> set[str]:
+    """Returns the keys that come with a corpus, a tokenizer or a task, whose name says as much."""
+    own = {name for run in runs for name in (*run.names(), *run.own_keys())}
+    return {name for run in runs for name in run.entry_keys()} - own
+
+
 def rows(runs: list[Run]) -> list[dict[str, Any]]:
-    """Returns the table of runs: what varies, then what came out; nothing measured by a clock."""
+    """Returns the table of runs: what varies, then what came out; nothing measured by a clock.
+
+    A run that does not have a key has no value of it.
+    """
     names = varied(runs)
     table = []
     for run in runs:
         keys = run.keys()
-        row = {"run": run.name, **{name: keys.get(name) for name in names}}
+        row = {"run": run.name, **{name: keys[name] for name in names if name in keys}}
         row |= {"parameters": run.plan["parameters"], "trained_tokens": run.summary["tokens"]}
         row |= {"steps": run.summary["steps"], "train_loss": run.summary["loss"]}
         scores = {key: value for key, value in run.scores.items() if isinstance(value, int | float)}
@@ -40,7 +49,7 @@ def rows(runs: list[Run]) -> list[dict[str, Any]]:
 def table_csv(runs: list[Run]) -> str:
     """Returns the table of runs as CSV."""
     table = rows(runs)
-    columns = list(dict.fromkeys(name for row in table for name in row))
+    columns = list(dict.fromkeys(["run", *varied(runs), *(name for row in table for name in row)]))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
@@ -49,14 +58,16 @@ def table_csv(runs: list[Run]) -> str:
     return text.getvalue()
 
 
-def columns(names: list[str]) -> list[dict]:
-    """Returns the columns of the table on the page: a CSV has room for more."""
-    chosen = [{"key": "run", "label": "run", "title": "run", "kind": "name"}]
+def columns(names: list[str], entries: set[str], table: list[dict]) -> list[dict]:
+    """Returns the columns of the table on the page, the keys of `entries` last; a CSV has room for more."""
     short = [name.rpartition(".")[2] for name in names]
+    keys = []
     for name, last in zip(names, short, strict=True):
         label = last if short.count(last) == 1 else name
-        chosen.append({"key": name, "label": label, "title": name, "kind": "key"})
-    for key, label, kind in (
+        keys.append({"key": name, "label": label, "title": name, "kind": kind(name, table)})
+    chosen = [{"key": "run", "label": "run", "title": "run", "kind": "name"}]
+    chosen += [column for column in keys if column["key"] not in entries]
+    for key, label, sort in (
         ("bits_per_byte", "bits per byte", "score"),
         ("validation_loss", "validation loss", "score"),
         ("train_loss", "train loss", "score"),
@@ -65,10 +76,11 @@ def columns(names: list[str]) -> list[dict]:
         ("parameters", "parameters", "count"),
         ("trained_tokens", "tokens", "count"),
     ):
-        chosen.append({"key": key, "label": label, "title": key, "kind": kind})
-    return chosen
+        chosen.append({"key": key, "label": label, "title": key, "kind": sort})
+    return chosen + [column for column in keys if column["key"] in entries]
 
 
-def best(table: list[dict]) -> float:
-    """Returns the least bits per byte in the table."""
-    return min(row["bits_per_byte"] for row in table)
+def kind(name: str, table: list[dict]) -> str:
+    """Returns whether a key's column is one of numbers or of words, which stand at its other side."""
+    values = [row[name] for row in table if row.get(name) is not None]
+    return "number" if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values) else "word"
