@@ -25,13 +25,17 @@ def test_rows_of_a_token_are_summed_and_others_are_zero(count):
 
 def test_many_rows_in_bfloat16_are_summed_in_float32():
     """Ones added up in bfloat16 stop at 256."""
-    rows = jnp.ones((4096, 1), jnp.bfloat16)
-    _, back = jax.vjp(lambda table: lookup.summed_rows(None, table, jnp.zeros((8, 512), jnp.int32)), jnp.ones((3, 1)))
-    np.testing.assert_array_equal(back(rows.reshape(8, 512, 1).astype(jnp.float32))[0][:, 0], [4096, 0, 0])
-    assert lookup.summed_by_token(jnp.zeros(4096, jnp.int32), rows, 3)[0, 0] == 4096
+    rows = jnp.ones((8, 64, 1), jnp.bfloat16)
+    table = jnp.ones((3, 1), jnp.bfloat16)
+
+    @jax.jit
+    def gradient(rows):
+        return jax.vjp(lambda table: lookup.summed_rows(None, table, jnp.zeros((8, 64), jnp.int32)), table)[1](rows)[0]
+
+    np.testing.assert_array_equal(gradient(rows)[:, 0], [512, 0, 0])
 
 
-@pytest.mark.parametrize("axes", [(1, 1, 1), (8, 1, 1), (1, 8, 1), (2, 2, 2)], ids=str)
+@pytest.mark.parametrize("axes", [(1, 1, 1), (2, 2, 2)], ids=str)
 def test_a_step_as_gpus_sum_is_that_of_others(axes, monkeypatch):
     devices = jax.devices()[: np.prod(axes)]
     mesh = sharding.make_mesh(config.Mesh(**dict(zip(("data", "fsdp", "tensor"), axes, strict=True))), devices)

@@ -210,7 +210,7 @@ class Transformer(nnx.Module):
             table_TD = sharding.gathered(self.mesh, "positions_TD", self.positions_TD[...], x_BTD.dtype)
             # known when compiling, each stands there once: so the gradient is no sum
             once = isinstance(positions_T, np.ndarray)
-            x_BTD = x_BTD + table_TD.at[positions_T].get(unique_indices=once)[None]
+            x_BTD = x_BTD + jnp.asarray(table_TD).at[positions_T].get(unique_indices=once)[None]
         return x_BTD.astype(self.dtype)
 
     def hidden(self, tokens_BT: Array, compute: config.Compute = PLAIN, keys_B: Array | None = None) -> Array:
