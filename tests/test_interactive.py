@@ -84,6 +84,13 @@ def test_a_person_is_told_of_run_first():
     assert "--run results/train_model/NAME" in said("--help") and "--config" in said("--out", "x")
 
 
+@pytest.mark.parametrize(("terminal", "said"), [(True, "a\u241b[2Jb\u2400\n"), (False, "a\x1b[2Jb\0\n")])
+def test_a_terminal_gets_nothing_to_obey(capsys, monkeypatch, terminal, said):
+    monkeypatch.setattr(interactive.sys.stdout, "isatty", lambda: terminal, raising=False)
+    interactive.show(piece for piece in ("a\x1b[2J", "b\0"))
+    assert capsys.readouterr().out == said
+
+
 def test_ctrl_c_stops_an_answer_and_not_the_program(run, capsys, monkeypatch):
     ended, before = [], signal.getsignal(signal.SIGINT)
 

@@ -13,6 +13,7 @@ from makelm import cli, programs, prompts, tokenizer, weights
 from makelm.errors import UserError
 from makelm.generate import Engine, Options
 from makelm.model import Skeleton
+from makelm.pages import visible
 
 DONE, USER = 0, 2  # exit codes
 HELP = "type a text to be written on; Ctrl-C stops an answer, Ctrl-D ends; \\n in it is a new line"
@@ -121,12 +122,15 @@ def answer(engine: Engine, encoding: tokenizer.Tokenizer, text: str, options: Op
 
 
 def show(pieces: Generator[str, None, None]) -> None:
-    """Prints pieces of a text as they come, until Ctrl-C: it ends the text between two steps, not within one."""
-    pressed = []
+    """Prints pieces of a text as they come, until Ctrl-C: it ends the text between two steps, not within one.
+
+    A terminal would obey control characters, which a model writes as it read them; a file or program gets them.
+    """
+    pressed, form = [], visible if sys.stdout.isatty() else str
     before = signal.signal(signal.SIGINT, lambda *_: pressed.append(True))
     try:
         for piece in pieces:
-            print(piece, end="", flush=True)
+            print(form(piece), end="", flush=True)
             if pressed:
                 break
     finally:
