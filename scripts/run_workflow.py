@@ -53,7 +53,8 @@ def main() -> None:
     take(lock)
     end_orphans()
     clear_stale_lock(sys.argv[1:], lock)
-    forget_untrue(sys.argv[1:])
+    if LOOKING.isdisjoint(sys.argv[1:]):
+        os.environ[whole.FORGET] = "1"
     started = time.monotonic()
     code = snakemake(sys.argv[1:], lock)
     # a target that is named is not the whole: the report on all runs is of another day
@@ -157,14 +158,6 @@ def clear_stale_lock(arguments: list[str], lock: TextIO) -> None:
     # it has this program's lock too: where only this one is killed meanwhile, the next make waits for it
     unlock = [*command(arguments), "--unlock"]
     subprocess.run(unlock, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, pass_fds=[lock.fileno()])
-
-
-def forget_untrue(arguments: list[str]) -> None:
-    """Removes manifests that say more than is there, so that Snakemake makes again what it needs of it."""
-    if LOOKING.isdisjoint(arguments):
-        for path, why in whole.untrue(Path("results")):
-            print(f"{why}; made again where it is needed", flush=True)
-            path.unlink(missing_ok=True)
 
 
 # ---- running

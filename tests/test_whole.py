@@ -36,19 +36,19 @@ def test_a_file_that_is_missing_makes_its_own_manifest_untrue(places, tmp_path, 
         gone = place.parent / name
         content = gone.read_bytes()
         gone.unlink()
-        assert list(whole.untrue(tmp_path)) == [(place, f"{gone} is missing")]
+        assert list(whole.untrue(tmp_path)) == [(str(place), f"{gone} is missing")]
         gone.write_bytes(content)
 
 
 def test_a_file_that_was_cut_short(places, tmp_path):
     (places[1].parent / "inner/b.bin").write_bytes(b"tw")
-    assert list(whole.untrue(tmp_path)) == [(places[1], f"{places[1].parent}/inner/b.bin is cut short")]
+    assert list(whole.untrue(tmp_path)) == [(str(places[1]), f"{places[1].parent}/inner/b.bin is cut short")]
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"version": 1}', b"\xff"])
 def test_a_damaged_manifest(places, tmp_path, damage):
     places[0].write_bytes(damage)
-    assert list(whole.untrue(tmp_path)) == [(places[0], f"{places[0]} is damaged")]
+    assert list(whole.untrue(tmp_path)) == [(str(places[0]), f"{places[0]} is damaged")]
 
 
 def test_what_stands_deeper_is_no_manifest_of_a_stage(places, tmp_path):

@@ -154,6 +154,26 @@ def test_what_was_removed_is_made_again(built, name):
     assert built.make().stdout.startswith("nothing to do")
 
 
+def test_what_no_configured_run_has_is_left_as_it_is(built):
+    other = built.results / "sample_model/other"
+    other.mkdir()
+    (other / "manifest.json").write_text("{")
+    assert built.make().stdout.startswith("nothing to do")
+    assert (other / "manifest.json").read_text() == "{"
+    (other / "manifest.json").unlink()
+    other.rmdir()
+
+
+def test_to_look_removes_nothing(built):
+    page, place = (built.results / "sample_model/tiny" / name for name in ("samples.html", "manifest.json"))
+    content = page.read_bytes()
+    page.unlink()
+    for looking in (("verify",), ("-n",)):
+        built.make(*looking)
+        assert place.exists()
+    page.write_bytes(content)
+
+
 def test_one_stage_alone_says_nothing_of_a_report_that_other_runs_are_in(built):
     done = built.make("results/plan_run/tiny/manifest.json")
     assert (done.stdout, done.stderr) == ("nothing to do: what was asked for is there and up to date\n", "")

@@ -9,21 +9,24 @@ from pathlib import Path
 
 from makelm import manifest
 
+# in the environment of a Snakemake that builds: it removes such manifests, and makes again what it needs of them
+FORGET = "MAKELM_FORGET_UNTRUE"
+
 # results/<rule>/, or below it one folder or two; of a token shard the manifest has the shard's number
 PLACES = ("*/manifest.json", "*/*/manifest.json", "*/*/*/manifest.json", "encode_shard/*/*/[0-9]*.json")
 
 
-def untrue(results: Path) -> Iterator[tuple[Path, str]]:
+def untrue(results: str | Path) -> Iterator[tuple[str, str]]:
     """Yields the manifests below results/ that do not hold, and why."""
     for pattern in PLACES:
-        for path in sorted(results.glob(pattern)):
+        for path in sorted(Path(results).glob(pattern)):
             try:
                 files = manifest.read(path)["content"]["files"]
                 why = next((f"{path.parent / name} {lack}" for name, lack in lacking(path.parent, files)), None)
             except (ValueError, KeyError, AttributeError, TypeError):
                 why = f"{path} is damaged"
             if why:
-                yield path, why
+                yield str(path), why
 
 
 def lacking(folder: Path, files: dict[str, dict | None]) -> Iterator[tuple[str, str]]:

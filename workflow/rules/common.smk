@@ -23,6 +23,7 @@ import makelm.malloc as makelm_malloc
 import makelm.source_files as makelm_source_files
 import makelm.stages as makelm_stages
 import makelm.used as makelm_used
+import makelm.whole as makelm_whole
 
 os.environ.setdefault(makelm_malloc.VARIABLE, makelm_malloc.TUNABLES)
 
@@ -47,6 +48,14 @@ except makelm_errors.UserError as error:
     # one line instead of Snakemake's frame around an exception
     print(error, file=sys.stderr, flush=True)
     os._exit(2)
+
+
+if workflow.is_main_process and os.environ.get(makelm_whole.FORGET):
+    untrue = dict(makelm_whole.untrue("results"))
+    configured = makelm_artifacts.artifacts(SETTINGS, LOCK) if untrue else ()
+    for place in {f"results/{artifact.manifest}" for artifact in configured} & untrue.keys():
+        print(f"{untrue[place]}; made again where it is needed", flush=True)
+        os.remove(place)
 
 
 wildcard_constraints:
