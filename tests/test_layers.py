@@ -77,4 +77,5 @@ def test_what_an_activation_computed_is_not_kept_for_its_gradient(name):
 
         return jax.jit(jax.grad(loss)).lower(w_DF).compile().memory_analysis().temp_size_in_bytes
 
-    assert temporary(FENCED[name]) < 0.75 * temporary(LEFT_TO_XLA[name])
+    # 0.52 to 0.76 of it, by activation and version of XLA; without the fence all of it
+    assert temporary(FENCED[name]) < 0.8 * temporary(LEFT_TO_XLA[name])

@@ -11,7 +11,7 @@ from functools import cache
 import numpy as np
 
 PIECE = 1 << 17  # characters looked at together: the arrays of so many stay in a CPU's cache
-CODES = 0x32000  # code points; beyond them there are no letters
+CODES = 0x34000  # code points; beyond them Unicode 17 has no letters, and this one stands for all of them
 BASE = 0x9E3779B97F4A7C17  # both odd, so that they have an inverse
 STEP = 0xD6E8FEB86659FD93
 ALONE = ((0x3040, 0x3100), (0x3400, 0x4DC0), (0x4E00, 0xA000), (0xF900, 0xFB00), (0x20000, CODES))
@@ -28,6 +28,7 @@ def mix(numbers: np.ndarray) -> np.ndarray:
 def tables() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Returns (number of each code point, 0 for what parts words; which are words by themselves; powers; inverses)."""
     letters = np.array([unicodedata.category(chr(code))[0] in "LNM" for code in range(CODES)])
+    assert not letters[-1], "this Python knows letters beyond"
     values = np.where(letters, mix(np.arange(1, CODES + 1, dtype=np.uint64)), np.uint64(0))
     alone = np.zeros(CODES, bool)
     for first, end in ALONE:
