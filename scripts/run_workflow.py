@@ -34,7 +34,8 @@ SNAKEFILE = Path(__file__).parent.parent / "Snakefile"
 SAMPLE_LINES = 16  # of the sample that closes a run
 TAIL_LINES = 15  # of Snakemake's own words, where nothing shorter says what went wrong
 # what builds nothing: a plan of Snakemake's own, and the targets that only look
-LOOKING = {"-n", "--dry-run", "--dryrun", "--unlock", "--lint", "--summary", "--report", "verify", "gc"}
+PLANNING = {"-n", "--dry-run", "--dryrun"}
+LOOKING = PLANNING | {"--unlock", "--lint", "--summary", "--report", "verify", "gc"}
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 stops: list[int] = []  # the signals that asked this program to stop
@@ -53,8 +54,8 @@ def main() -> None:
     take(lock)
     end_orphans()
     clear_stale_lock(sys.argv[1:], lock)
-    if LOOKING.isdisjoint(sys.argv[1:]):
-        os.environ[whole.FORGET] = "1"
+    if (LOOKING - PLANNING).isdisjoint(sys.argv[1:]):
+        os.environ[whole.UNTRUE] = "forget" if PLANNING.isdisjoint(sys.argv[1:]) else "say"
     started = time.monotonic()
     code = snakemake(sys.argv[1:], lock)
     # a target that is named is not the whole: the report on all runs is of another day

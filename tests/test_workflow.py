@@ -168,8 +168,8 @@ def test_to_look_removes_nothing(built):
     page, place = (built.results / "sample_model/tiny" / name for name in ("samples.html", "manifest.json"))
     content = page.read_bytes()
     page.unlink()
-    for looking in (("verify",), ("-n",)):
-        built.make(*looking)
+    for looking, said in (("verify", "samples.html: missing"), ("-n", "samples.html is missing; made again")):
+        assert said in built.make(looking).stdout
         assert place.exists()
     page.write_bytes(content)
 

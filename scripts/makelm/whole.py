@@ -9,8 +9,9 @@ from pathlib import Path
 
 from makelm import manifest
 
-# in the environment of a Snakemake that builds: it removes such manifests, and makes again what it needs of them
-FORGET = "MAKELM_FORGET_UNTRUE"
+# in the environment of Snakemake, what becomes of such manifests. forget: it removes them, and so makes again what it
+# needs of them; say: it names them
+UNTRUE = "MAKELM_UNTRUE"
 
 # results/<rule>/, or below it one folder or two; of a token shard the manifest has the shard's number
 PLACES = ("*/manifest.json", "*/*/manifest.json", "*/*/*/manifest.json", "encode_shard/*/*/[0-9]*.json")

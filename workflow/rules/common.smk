@@ -50,12 +50,13 @@ except makelm_errors.UserError as error:
     os._exit(2)
 
 
-if workflow.is_main_process and os.environ.get(makelm_whole.FORGET):
+if workflow.is_main_process and (wanted := os.environ.get(makelm_whole.UNTRUE)):
     untrue = dict(makelm_whole.untrue("results"))
     configured = makelm_artifacts.artifacts(SETTINGS, LOCK) if untrue else ()
-    for place in {f"results/{artifact.manifest}" for artifact in configured} & untrue.keys():
+    for place in sorted({f"results/{artifact.manifest}" for artifact in configured} & untrue.keys()):
         print(f"{untrue[place]}; made again where it is needed", flush=True)
-        os.remove(place)
+        if wanted == "forget":
+            os.remove(place)
 
 
 wildcard_constraints:
