@@ -11,6 +11,7 @@ from makelm import training
 from makelm.errors import UserError
 from makelm.loss import NONE
 from makelm.mixture import combined
+from makelm.stream import Stream
 
 
 class HeldOut:
@@ -55,27 +56,15 @@ def windows(name: str, tokens: Sequence[np.ndarray], length: int, batch_size: in
     They lie evenly over all the tokens: the first ones may be of few documents, and unlike the others. A last batch is
     filled up with rows that predict nothing. Raises UserError where there is less than one window.
     """
-    ends = np.cumsum([len(shard) for shard in tokens])
-    have = (int(ends[-1]) - 1) // length if len(ends) else 0
+    total = sum(map(len, tokens))
+    have = (total - 1) // length
     if have < 1:
-        given = f"the validation data of {name} ({sum(map(len, tokens))} tokens)"
         raise UserError(
-            f"model.context_length: {length} is longer than {given};"
+            f"model.context_length: {length} is longer than the validation data of {name} ({total} tokens);"
             " use a longer corpus, a larger valid_fraction or a shorter context"
         )
     count = min(wanted, have)
-    places = [number * have // count for number in range(count)]
-    windows_WT = np.stack([stretch(tokens, ends, place * length, length + 1) for place in places])
+    places = np.arange(count) * have // count
+    windows_WT = Stream(tokens).stretches(places * length, length + 1)
     missing = -len(windows_WT) % batch_size
     return np.concatenate([windows_WT, np.full((missing, length + 1), NONE, np.int32)])
-
-
-def stretch(shards: Sequence[np.ndarray], ends: np.ndarray, first: int, count: int) -> np.ndarray:
-    """Returns so many ids from a place on, of shards that stand one after the other; `ends` says where each ends."""
-    found, number = [], int(np.searchsorted(ends, first, side="right"))
-    while count:
-        begin = first - (int(ends[number]) - len(shards[number]))
-        part = np.asarray(shards[number][begin : begin + count]).astype(np.int32)
-        found.append(part)
-        first, count, number = first + len(part), count - len(part), number + 1
-    return np.concatenate(found)
