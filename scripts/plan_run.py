@@ -33,8 +33,6 @@ def plan_run(job: cli.Job) -> None:
     compute = settings.compute
     if target.how == "simulated":  # CPUs, simulated ones too, have no such kernel
         compute = compute.model_copy(update={"attention": "xla"})
-    if target.how == "topology":  # without a GPU to try on, XLA finds no kernel of which it knows the order of sums
-        compute = compute.model_copy(update={"deterministic": False})
     # which token ends a text does not matter to a plan
     trainer = training.make_trainer(settings.model, settings.train, compute, vocab_size, 0, mesh)
     shapes = trainer.state_shapes["parameters"]

@@ -4,10 +4,11 @@ import jax
 import numpy as np
 import optax
 import pytest
-from conftest import make_trainer, shape, train, validation_loss
+from conftest import compute, make_trainer, shape, train, validation_loss
 from layouts import GPT2
 
 from makelm import config, sharding
+from makelm.training import compiler_options
 
 V = 64
 windows_BT = np.random.default_rng(0).integers(0, V - 1, (8, 17)).astype(np.int32)
@@ -101,6 +102,17 @@ def test_a_schedule_can_be_set_to_another_step_without_touching_the_moments():
     counts = [int(leaf) for path, leaf in after if "count" in jax.tree_util.keystr(path) and leaf.ndim == 0]
     assert changed == {"count"}
     assert set(counts) == {3, 11}  # Adam's own count, of its bias correction, stays
+
+
+@pytest.mark.parametrize(
+    ("deterministic", "here", "asked"), [(True, True, True), (False, True, False), (True, False, False)]
+)
+def test_gpus_that_are_here_are_asked_for_one_order_of_sums(monkeypatch, deterministic, here, asked):
+    mesh = mesh_of(1)
+    assert compiler_options(compute(deterministic=deterministic), mesh) is None  # a CPU has one anyway
+    monkeypatch.setattr(sharding, "platform", lambda mesh: "gpu")
+    monkeypatch.setattr(jax, "devices", lambda: list(mesh.devices.flat) if here else [])
+    assert bool(compiler_options(compute(deterministic=deterministic), mesh)) == asked
 
 
 def test_the_z_loss_pulls_the_normalizer_to_zero_and_is_not_reported():

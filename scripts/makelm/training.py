@@ -47,7 +47,7 @@ def make_trainer(
     sharding.check_batch(mesh, train.batch_size, compute.accumulate)
     kernel = kernels.of_attention(compute, shape, mesh.devices.flat[0])
     compute = compute.model_copy(update={"attention": kernel})
-    how = compiler_options(compute, sharding.platform(mesh))
+    how = compiler_options(compute, mesh)
     of = Computation(shape, train, compute, vocab_size, end_of_text, mesh)
     shapes = jax.eval_shape(of.initial_state)
     layout = state_sharding(mesh, shapes)
@@ -76,13 +76,16 @@ def make_trainer(
     )
 
 
-def compiler_options(compute: config.Compute, platform: str) -> dict[str, bool] | None:
-    """Returns what XLA is asked for when it compiles for such devices.
+def compiler_options(compute: config.Compute, mesh: Mesh) -> dict[str, bool] | None:
+    """Returns what XLA is asked for when it compiles for these devices.
 
     On GPUs a scatter or the backward pass of flash attention else adds up in the order in which threads come by, so
     that the same program does not give the same bits twice.
     """
-    return {"xla_gpu_exclude_nondeterministic_ops": True} if compute.deterministic and platform == "gpu" else None
+    if not compute.deterministic or sharding.platform(mesh) != "gpu":
+        return None
+    # for GPUs that are not here XLA cannot try kernels out, and would refuse those whose order it does not know
+    return {"xla_gpu_exclude_nondeterministic_ops": True} if mesh.devices.flat[0] in jax.devices() else None
 
 
 def place_rows(layout: NamedSharding, read: Rows, dims: tuple[int, ...]) -> Array:
