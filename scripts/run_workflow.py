@@ -58,9 +58,9 @@ def main() -> None:
         os.environ[whole.UNTRUE] = "forget" if PLANNING.isdisjoint(sys.argv[1:]) else "say"
     started = time.monotonic()
     code = snakemake(sys.argv[1:], lock)
-    # a target that is named is not the whole: the report on all runs is of another day
-    whole_too = not any(word.startswith("results/") or word in LOOKING | {"download"} for word in sys.argv[1:])
-    sys.exit(closing_words(code, time.monotonic() - started, whole_too))
+    # where something is named, the report on all runs may be of another day
+    named = any(word.startswith("results/") or word in {*LOOKING, "download"} for word in sys.argv[1:])
+    sys.exit(closing_words(code, time.monotonic() - started, with_summary=not named))
 
 
 def complain(line: str, code: int = USER) -> int:
