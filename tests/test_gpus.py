@@ -12,6 +12,11 @@ def test_topologies_of_gpus_are_told_from_those_of_tpus():
     assert gpus.named("v3:16x8") is None and gpus.named("v5e:2x2") is None
 
 
+def test_a_misspelt_gpu_is_no_tpu():
+    with pytest.raises(UserError, match=r"^hardware.topology: 'h1000:8' is none of GPUs .*; did you mean 'h100'\?$"):
+        gpus.named("h1000:8")
+
+
 @pytest.mark.parametrize("topology", ["h100", "h100:", "h100:0", "h100:2x0", "h100:1x2x3", "h100:8 "])
 def test_a_number_of_gpus_that_is_none_is_one_line(topology):
     with pytest.raises(

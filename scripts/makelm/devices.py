@@ -87,10 +87,8 @@ def tpus(name: str) -> Sequence[jax.Device]:
     try:
         return topologies.get_topology_desc(name, "tpu").devices
     except RuntimeError as error:
-        why, known = str(error).strip().split("\n")[0], ", ".join(gpus.GPUS)
-        raise UserError(
-            f"hardware.topology: {name!r} is no topology of TPUs, as v3:16x8 is one, nor of GPUs ({known}): {why}"
-        ) from None
+        why = str(error).strip().split("\n")[0]
+        raise UserError(f"hardware.topology: libtpu does not make {name!r}, as it would v3:16x8: {why}") from None
 
 
 def simulated(count: int) -> Sequence[jax.Device]:

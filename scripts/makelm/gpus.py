@@ -9,6 +9,7 @@ from importlib import metadata, util
 import jax
 from jax.experimental import topologies
 
+from makelm.config_types import did_you_mean
 from makelm.errors import UserError
 
 # JAX's plugin -> the packages whose versions a program is compiled for: cuDNN and the CUDA runtime
@@ -16,6 +17,7 @@ PLUGINS = {
     "jax-cuda13-plugin": ("nvidia-cudnn-cu13", "nvidia-cuda-runtime"),
     "jax-cuda12-plugin": ("nvidia-cudnn-cu12", "nvidia-cuda-runtime-cu12"),
 }
+TPU = re.compile(r"v\d|tpu")  # as libtpu's names begin
 TOPOLOGY = re.compile(r"(?P<name>\w+):((?P<hosts>[1-9]\d*)x)?(?P<each>[1-9]\d*)")
 
 
@@ -74,8 +76,17 @@ GPUS = {
 
 
 def named(topology: str) -> Gpu | None:
-    """Returns the GPU of a topology such as h100:8 or h100:4x8 (hosts x GPUs of each); None: it is none of GPUs."""
-    return GPUS.get(topology.partition(":")[0])
+    """Returns the GPU of a topology such as h100:8 or h100:4x8 (hosts x GPUs of each); None: it is one of TPUs.
+
+    Raises UserError where it is neither.
+    """
+    name = topology.partition(":")[0]
+    if name not in GPUS and not TPU.match(name):
+        raise UserError(
+            f"hardware.topology: {topology!r} is none of GPUs ({', '.join(GPUS)}) nor of TPUs, as v3:16x8 is one"
+            f"{did_you_mean(name, GPUS)}"
+        )
+    return GPUS.get(name)
 
 
 def plugin() -> str | None:
