@@ -1,4 +1,5 @@
-"""Which kernel computes attention; `tests/faults/test_plans.py` compiles for GPUs where JAX's plugin is installed."""
+"""Which kernel computes attention; `tests/faults/test_plans.py` compiles for GPUs and TPUs whose compilers
+are installed."""
 
 from types import SimpleNamespace
 
@@ -10,9 +11,10 @@ from makelm import config, kernels
 from makelm.errors import UserError
 
 CPU = jax.devices("cpu")[0]
-HOPPER = SimpleNamespace(compute_capability="9.0", device_kind="NVIDIA H100 80GB HBM3")
-TURING = SimpleNamespace(compute_capability="7.5", device_kind="Tesla T4")
-AMD = SimpleNamespace(compute_capability="gfx90a", device_kind="AMD Instinct MI210")
+HOPPER = SimpleNamespace(platform="gpu", compute_capability="9.0", device_kind="NVIDIA H100 80GB HBM3")
+TURING = SimpleNamespace(platform="gpu", compute_capability="7.5", device_kind="Tesla T4")
+AMD = SimpleNamespace(platform="gpu", compute_capability="gfx90a", device_kind="AMD Instinct MI210")
+TPU, OLD_TPU = (SimpleNamespace(platform="tpu", device_kind=f"TPU {kind}") for kind in ("v5 lite", "v3"))
 BF16 = {"compute_dtype": "bfloat16"}
 
 
@@ -27,18 +29,35 @@ def test_flash_attention_is_left_to_nvidias_gpus_that_have_bfloat16(device):
         chosen("cudnn", device, **BF16)
 
 
+@pytest.mark.parametrize("device", [CPU, HOPPER, OLD_TPU], ids=lambda device: device.device_kind)
+def test_splash_attention_is_left_to_tpus_that_multiply_bfloat16(device):
+    model = BF16 | {"context_length": 256}
+    assert chosen("auto", TPU, **model) == chosen("splash", TPU, **model) == "splash"
+    assert chosen("auto", OLD_TPU, **model) == "xla"
+    with pytest.raises(UserError, match=f"^compute.attention: splash is for TPUs from v4 on, .* {device.device_kind};"):
+        chosen("splash", device, **model)
+
+
+def test_splash_attention_takes_positions_by_128():
+    assert chosen("auto", TPU, **BF16, context_length=192) == "xla"
+    with pytest.raises(UserError, match=r"splash needs a model.context_length that is a multiple of 128, this is 192;"):
+        chosen("splash", TPU, **BF16, context_length=192)
+
+
+@pytest.mark.parametrize(("kernel", "device"), [("cudnn", HOPPER), ("splash", TPU)])
 @pytest.mark.parametrize("model", [{}, BF16 | {"dropout": 0.1}], ids=["float32", "dropout"])
-def test_a_kernel_never_changes_what_is_computed(model):
-    assert chosen("auto", HOPPER, **model) == "xla"
-    with pytest.raises(UserError, match=r"cudnn needs model.compute_dtype: bfloat16 and drops out nothing; set it to"):
-        chosen("cudnn", HOPPER, **model)
+def test_a_kernel_never_changes_what_is_computed(model, kernel, device):
+    model = model | {"context_length": 128}
+    assert chosen("auto", device, **model) == "xla"
+    with pytest.raises(UserError, match=f"{kernel} needs model.compute_dtype: bfloat16 and drops out nothing; set it"):
+        chosen(kernel, device, **model)
 
 
 def test_what_jax_refuses_is_said_in_its_words_and_auto_does_without(monkeypatch):
-    def refuse(*_, kernel):
+    def refuse(*_):
         raise NotImplementedError("The head dim must be <= 128.\nmore")
 
-    monkeypatch.setattr(kernels.layers, "flash_attention", refuse)
+    monkeypatch.setattr(kernels.flash, "cudnn", refuse)
     assert chosen("auto", HOPPER, **BF16) == "xla"
     with pytest.raises(
         UserError, match=r"^compute.attention: cudnn does not .* must be <= 128; set it to auto or xla$"
@@ -48,12 +67,10 @@ def test_what_jax_refuses_is_said_in_its_words_and_auto_does_without(monkeypatch
 
 def test_the_kernel_is_tried_with_the_runs_own_heads_length_and_mask(monkeypatch):
     tried = []
-    monkeypatch.setattr(
-        kernels.layers, "flash_attention", lambda q, k, v, mask, kernel: tried.append((q, k, mask)) or q
-    )
+    monkeypatch.setattr(kernels.flash, "cudnn", lambda q, k, v, documents: tried.append((q, k, documents)) or q)
     model = {"n_heads": 4, "n_kv_heads": 2, "d_head": 16, "context_length": 32}
     for masked in (False, True):
         assert chosen("auto", HOPPER, **BF16 | model | {"mask_documents": masked}) == "cudnn"
-        q, k, mask = tried[-1]
+        q, k, documents = tried[-1]
         assert (q.shape, k.shape) == ((1, 32, 4, 16), (1, 32, 2, 16))
-        assert (mask is None) if not masked else mask.shape == (1, 32, 32)
+        assert (documents is None) if not masked else documents.shape == (1, 32)

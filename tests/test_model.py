@@ -10,7 +10,7 @@ from conftest import compute, forward, random_parameters, shape
 from flax import nnx
 from layouts import GPT2, GPTJ, SQUARE
 
-from makelm import layers, loss
+from makelm import attention, config, layers, loss, sharding
 from makelm.model import Skeleton, initialize, shapes
 
 V, END = 50, 49
@@ -75,6 +75,25 @@ def test_scanned_and_rematerialised_layers_are_the_same_computation(name):
             np.testing.assert_allclose(gradient, wanted[name], rtol=1e-2, atol=1e-5 * scale, err_msg=f"{how} {name}")
 
 
+def test_gradients_as_compiled_are_those_of_one_operation_after_the_other():
+    """XLA can be wrong: see attention.by_products. With one row and key head a device it was."""
+    model = shape(n_heads=2, n_kv_heads=1, qk_norm=None, context_length=128, n_layers=1)
+    mesh = sharding.make_mesh(config.Mesh(data=1, fsdp=2, tensor=1), jax.devices()[:2])
+    parameters = random_parameters(model, V)
+    windows_BT = np.random.default_rng(0).integers(0, V, (2, 129))
+
+    def differentiate(mesh):
+        skeleton = Skeleton(model, V, mesh=mesh)
+        return jax.value_and_grad(lambda p: loss.losses(skeleton(p), windows_BT, compute())[0])
+
+    value, gradients = jax.jit(differentiate(mesh))(parameters)
+    with jax.disable_jit():
+        expected, wanted = differentiate(None)(parameters)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    for name, gradient in gradients.items():
+        np.testing.assert_allclose(gradient, wanted[name], rtol=1e-3, atol=1e-3, err_msg=name)
+
+
 def test_documents_do_not_see_each_other():
     apart, together = shape(mask_documents=True), shape()
     parameters = random_parameters(apart, V)
@@ -114,17 +133,6 @@ def test_attention_is_that_of_flax(normalize):
     np.testing.assert_allclose(own(x_BTD, None, "xla", None), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("documents", [False, True])
-def test_a_kernel_of_jax_computes_the_same_attention(documents):
-    q, k, v = (jax.random.normal(jax.random.key(i), (2, 6, heads, 8)) for i, heads in enumerate((4, 2, 2)))
-    causal_1TS = np.tri(6, dtype=bool)[None]
-    documents_BTS = np.stack([np.kron(np.eye(n, dtype=bool), np.ones((6 // n,) * 2, bool)) for n in (2, 3)])
-    mask_BTS = causal_1TS & documents_BTS if documents else causal_1TS
-    with jax.numpy_rank_promotion("allow"):
-        flash = layers.flash_attention(q, k, v, documents_BTS if documents else None, "xla")
-    np.testing.assert_allclose(layers.attention(q, k, v, mask_BTS, None), flash, rtol=1e-4, atol=1e-5)
-
-
 def test_attention_with_dropout_has_the_gradients_of_the_plain_formula():
     q, k, v = (jax.random.normal(jax.random.key(i), (3, 6, 8)) for i in range(3))
     mask_ATS = np.tri(6, dtype=bool)[None]
@@ -135,7 +143,7 @@ def test_attention_with_dropout_has_the_gradients_of_the_plain_formula():
         scores = jnp.where(mask_ATS, jnp.einsum("ATH,ASH->ATS", q, k), -jnp.inf)
         return jnp.einsum("ATS,ASH->ATH", jax.nn.softmax(scores) * kept_ATS, v)
 
-    value, pull = jax.vjp(lambda *a: layers.attend(*a, mask_ATS, kept_ATS), q, k, v)
+    value, pull = jax.vjp(lambda *a: attention.attend(*a, mask_ATS, kept_ATS), q, k, v)
     expected, wanted = jax.vjp(plain, q, k, v)
     np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-6)
     g = jax.random.normal(jax.random.key(4), value.shape)
@@ -148,8 +156,8 @@ def test_attention_in_pieces_is_that_of_all_queries_at_once(length):
     q, k, v, g = (jax.random.normal(jax.random.key(i), (2, length, 4)) for i in range(4))
     mask_ATS = np.tri(length, dtype=bool)[None]
     kept_ATS = layers.kept(jax.random.split(jax.random.key(4), 2), 0.4, (length, length), jnp.float32)
-    whole, of_whole = jax.vjp(lambda *a: layers.attend(*a, mask_ATS, kept_ATS), q, k, v)
-    pieces, of_pieces = jax.vjp(lambda *a: layers.attend_causally(*a, mask_ATS, kept_ATS), q, k, v)
+    whole, of_whole = jax.vjp(lambda *a: attention.attend(*a, mask_ATS, kept_ATS), q, k, v)
+    pieces, of_pieces = jax.vjp(lambda *a: attention.attend_causally(*a, mask_ATS, kept_ATS), q, k, v)
     np.testing.assert_allclose(pieces, whole, rtol=1e-5, atol=1e-5)
     for gradient, want in zip(of_pieces(g), of_whole(g), strict=True):
         np.testing.assert_allclose(gradient, want, rtol=1e-4, atol=1e-5)

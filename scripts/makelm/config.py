@@ -59,11 +59,11 @@ class Run(Mixed):
 
 def check_training(model: Model, compute: Compute, train: Train) -> None:
     """Refuses sections of which each is right, but which cannot train together."""
-    if compute.attention == "cudnn" and (model.compute_dtype != "bfloat16" or model.dropout):
+    if compute.attention in ("cudnn", "splash") and (model.compute_dtype != "bfloat16" or model.dropout):
         raise PydanticCustomError(
             "attention",
-            "compute.attention: cudnn needs model.compute_dtype: bfloat16 and model.dropout: 0, got {d} and {r}",
-            {"d": model.compute_dtype, "r": model.dropout},
+            "compute.attention: {k} needs model.compute_dtype: bfloat16 and model.dropout: 0, got {d} and {r}",
+            {"k": compute.attention, "d": model.compute_dtype, "r": model.dropout},
         )
     if train.batch_size % compute.accumulate:
         raise PydanticCustomError(

@@ -56,7 +56,7 @@ class Hardware(Section):
 class Compute(Section):
     """How the same numbers are computed; what is chosen here changes them by rounding only."""
 
-    attention: Annotated[Literal["auto", "xla", "cudnn"], EXECUTION]
+    attention: Annotated[Literal["auto", "xla", "cudnn", "splash"], EXECUTION]
     scan_layers: Annotated[bool, EXECUTION]
     remat: Annotated[bool, EXECUTION]
     accumulate: Annotated[Count, EXECUTION]

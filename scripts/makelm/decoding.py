@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from makelm import layers, sharding
+from makelm import sharding
+from makelm.attention import causal_attention
 from makelm.lookup import look_up
 from makelm.model import Parameters, Skeleton, Transformer
 
@@ -79,16 +80,14 @@ def settled(skeleton: Skeleton, x_BKSH: Array) -> Array:
 def read(model: Transformer, tokens_RP: Array) -> Cache:
     """Returns the keys and values of prompts, computed as in training."""
     positions_P = np.arange(tokens_RP.shape[1])
-    documents_RPP = model.same_document(tokens_RP)
-    causal_1PP = (positions_P[:, None] >= positions_P[None, :])[None]
-    mask_RPP = causal_1PP if documents_RPP is None else causal_1PP & documents_RPP
+    documents_RP = model.documents(tokens_RP)
     x_RPD, keys, values = model.embed(tokens_RP, positions_P), [], []
     for block in model.blocks:
         h_RPD = block.attention_norm(x_RPD)
         q_RPNH, k_RPKH, v_RPKH = block.attention.project(h_RPD, positions_P)
         keys.append(jnp.swapaxes(k_RPKH, 1, 2))
         values.append(jnp.swapaxes(v_RPKH, 1, 2))
-        mixed_RPNH = layers.attention(q_RPNH, k_RPKH, v_RPKH, mask_RPP, None, block.attention.parts, causal=True)
+        mixed_RPNH = causal_attention(model.mesh, "xla", q_RPNH, k_RPKH, v_RPKH, documents_RP)
         x_RPD = sharding.rows(model.mesh, block.add(x_RPD, h_RPD, block.attention.combine(mixed_RPNH), None))
     return Cache(tuple(keys), tuple(values))
 

@@ -1,20 +1,15 @@
 """What the Transformer computes on arrays, written so that XLA makes fast code of it; no weights here.
 
-B batch, A batch x heads, T position, S position attended to, N heads, K key/value heads, H head dim, R pairs of H
+B batch, T position, N heads, H head dim, R pairs of H
 """
 
 from functools import partial
-from itertools import pairwise
 from math import pi, sqrt
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-
-# Attention works on some queries at a time: half as many cost more than they spare, more pieces make long programs.
-QUERIES = 128
-MOST_PIECES = 4
 
 
 @jax.custom_vjp
@@ -133,108 +128,6 @@ def rotate(x_BTNH: Array, cos_1T1R: Array, sin_1T1R: Array, interleaved: bool) -
     joined = jnp.stack(turned, axis=-1).reshape(pairs.shape) if interleaved else jnp.concatenate(turned, axis=-1)
     joined = joined.astype(x_BTNH.dtype)
     return jnp.concatenate([joined, rest], axis=-1) if rest.shape[-1] else joined
-
-
-def attention(
-    q_BTNH: Array,
-    k_BSKH: Array,
-    v_BSKH: Array,
-    mask_BTS: Array,
-    kept_BNTS: Array | None,
-    parts: int = 1,
-    causal: bool = False,
-) -> Array:
-    """Returns what each position gathers from those that its mask lets it see; a mask for all rows has B = 1.
-
-    `kept_BNTS` is dropout's: 0 where a weight is dropped, 1 / (1 - rate) elsewhere. Heads that devices share lie in
-    `parts`: those of a part stay beside each other, so that no device needs another's. `causal` says of the mask that
-    no position sees one after it.
-    """
-    B, T, N, H = q_BTNH.shape
-    share = N // k_BSKH.shape[2]
-    k_BSNH, v_BSNH = jnp.repeat(k_BSKH, share, axis=2), jnp.repeat(v_BSKH, share, axis=2)
-
-    def merge(x_BNXY: Array) -> Array:
-        x_BPNXY = x_BNXY.reshape(B, parts, N // parts, *x_BNXY.shape[2:])
-        return jnp.swapaxes(x_BPNXY, 0, 1).reshape(B * N, *x_BNXY.shape[2:])
-
-    q_ATH, k_ASH, v_ASH = (merge(jnp.swapaxes(x, 1, 2)) for x in (q_BTNH / sqrt(H), k_BSNH, v_BSNH))
-    mask_ATS = mask_BTS
-    if mask_BTS.shape[0] > 1:
-        mask_ATS = jnp.tile(jnp.repeat(mask_BTS, N // parts, axis=0), (parts, 1, 1))
-    kept_ATS = None if kept_BNTS is None else merge(kept_BNTS)
-    mixed_ATH = (attend_causally if causal else attend)(q_ATH, k_ASH, v_ASH, mask_ATS, kept_ATS)
-    mixed_BPNTH = jnp.swapaxes(mixed_ATH.reshape(parts, B, N // parts, T, H), 0, 1)
-    return jnp.swapaxes(mixed_BPNTH.reshape(B, N, T, H), 1, 2)
-
-
-def attend_causally(q_ATH: Array, k_ATH: Array, v_ATH: Array, mask_ATS: Array, kept_ATS: Array | None) -> Array:
-    """Returns what `attend` does, some queries at a time: what comes after all of them is not even multiplied."""
-    T = q_ATH.shape[1]
-    count = max(1, min(MOST_PIECES, T // QUERIES))
-    ends = [T * number // count for number in range(count + 1)]
-    mixed = [
-        attend(
-            q_ATH[:, first:last],
-            k_ATH[:, :last],
-            v_ATH[:, :last],
-            mask_ATS[:, first:last, :last],
-            None if kept_ATS is None else kept_ATS[:, first:last, :last],
-        )
-        for first, last in pairwise(ends)
-    ]
-    return jnp.concatenate(mixed, axis=1) if count > 1 else mixed[0]
-
-
-def largest_logit(q_BTNH: Array, k_BTKH: Array) -> Array:
-    """Returns the largest logit of attention, in float32, of a position to itself or one before it."""
-    T, N, H = q_BTNH.shape[1:]
-    k_BTNH = jnp.repeat(k_BTKH, N // k_BTKH.shape[2], axis=2)
-    logits_BNTS = jnp.einsum("BTNH,BSNH->BNTS", q_BTNH, k_BTNH).astype(jnp.float32) / sqrt(H)
-    return jnp.max(jnp.where(jnp.tri(T, dtype=bool)[None, None], logits_BNTS, -jnp.inf))
-
-
-@jax.custom_vjp
-def attend(q_ATH: Array, k_ASH: Array, v_ASH: Array, mask_ATS: Array, kept_ATS: Array | None) -> Array:
-    """Returns for each query the mean of the values it may see, weighted by the softmax of its scores, in float32.
-
-    The backward pass is that of FlashAttention (Dao et al. 2022) without its tiles: from the kept exponentials
-    and the output it needs one pass over the scores less than the softmax's own, an eighth of a small step.
-    """
-    return attend_forward(q_ATH, k_ASH, v_ASH, mask_ATS, kept_ATS)[0]
-
-
-def attend_forward(q_ATH, k_ASH, v_ASH, mask_ATS, kept_ATS) -> tuple[Array, tuple]:
-    scores_ATS = jnp.einsum("ATH,ASH->ATS", q_ATH, k_ASH).astype(jnp.float32)
-    # added, not chosen by: XLA on a CPU would look the mask up again in each of the softmax's passes
-    scores_ATS = scores_ATS + jnp.where(mask_ATS, 0, -jnp.inf).astype(jnp.float32)
-    e_ATS = jnp.exp(scores_ATS - jnp.max(scores_ATS, axis=-1, keepdims=True))
-    scale_AT1 = 1 / jnp.sum(e_ATS, axis=-1, keepdims=True)
-    e_ATS = e_ATS.astype(q_ATH.dtype)
-    weights_ATS = e_ATS if kept_ATS is None else e_ATS * kept_ATS
-    mixed_ATH = (jnp.einsum("ATS,ASH->ATH", weights_ATS, v_ASH) * scale_AT1).astype(q_ATH.dtype)
-    return mixed_ATH, (q_ATH, k_ASH, v_ASH, kept_ATS, e_ATS, scale_AT1, mixed_ATH)
-
-
-def attend_backward(saved: tuple, g_ATH: Array) -> tuple[Array | None, ...]:
-    q_ATH, k_ASH, v_ASH, kept_ATS, e_ATS, scale_AT1, mixed_ATH = saved
-    g_ATH = (g_ATH * scale_AT1).astype(q_ATH.dtype)
-    shared_AT1 = jnp.sum(g_ATH * mixed_ATH, axis=-1, keepdims=True)
-    g_weights_ATS, weights_ATS = jnp.einsum("ATH,ASH->ATS", g_ATH, v_ASH), e_ATS
-    if kept_ATS is not None:
-        g_weights_ATS, weights_ATS = g_weights_ATS * kept_ATS, e_ATS * kept_ATS
-    g_scores_ATS = e_ATS * (g_weights_ATS - shared_AT1)
-    g_k, g_v = jnp.einsum("ATS,ATH->ASH", g_scores_ATS, q_ATH), jnp.einsum("ATS,ATH->ASH", weights_ATS, g_ATH)
-    return jnp.einsum("ATS,ASH->ATH", g_scores_ATS, k_ASH), g_k, g_v, None, None
-
-
-attend.defvjp(attend_forward, attend_backward)
-
-
-def flash_attention(q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, mask_BTS: Array | None, kernel: str) -> Array:
-    """Returns what `attention` does, causal, by one of the kernels of jax.nn; a mask narrows what is seen further."""
-    mask_BNTS = None if mask_BTS is None else mask_BTS[:, None]
-    return jax.nn.dot_product_attention(q_BTNH, k_BSKH, v_BSKH, mask=mask_BNTS, is_causal=True, implementation=kernel)
 
 
 def kept(keys_B: Array, rate: float, dims: tuple[int, ...], dtype: jnp.dtype) -> Array:

@@ -19,6 +19,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from makelm import config, layers, sharding
+from makelm.attention import causal_attention, largest_logit
 from makelm.initialization import Weights
 from makelm.layers import linear
 from makelm.lookup import look_up
@@ -67,7 +68,7 @@ class Attention(nnx.Module):
         self.query_norm = Norm(make, H, normed, bias=False) if normed else None
         self.key_norm = Norm(make, H, normed, bias=False) if normed else None
         self.positions, self.dropout = shape.positions, shape.dropout
-        self.parts = sharding.parts(make.mesh, "tensor")
+        self.mesh = make.mesh
 
     def project(self, x_BTD: Array, positions_T: np.ndarray | Array) -> tuple[Array, Array, Array]:
         """Returns queries, keys and values."""
@@ -89,17 +90,12 @@ class Attention(nnx.Module):
             q_BTNH, k_BTKH = (layers.rotate(x, cos, sin, interleaved) for x in (q_BTNH, k_BTKH))
         return q_BTNH, k_BTKH, v_BTKH
 
-    def __call__(self, x_BTD: Array, documents_BTS: Array | None, kernel: str, keys_B: Array | None) -> Array:
-        """Returns what is added to the stream; documents_BTS says which positions are of one document."""
-        positions_T = np.arange(x_BTD.shape[1])
-        q_BTNH, k_BTKH, v_BTKH = self.project(x_BTD, positions_T)
-        if kernel != "xla":
-            return self.combine(layers.flash_attention(q_BTNH, k_BTKH, v_BTKH, documents_BTS, kernel))
-        causal_1TS = (positions_T[:, None] >= positions_T[None, :])[None]
-        mask_BTS = causal_1TS if documents_BTS is None else causal_1TS & documents_BTS
-        T, N = q_BTNH.shape[1:3]
-        kept_BNTS = None if keys_B is None else layers.kept(keys_B, self.dropout, (N, T, T), q_BTNH.dtype)
-        return self.combine(layers.attention(q_BTNH, k_BTKH, v_BTKH, mask_BTS, kept_BNTS, self.parts, causal=True))
+    def __call__(self, x_BTD: Array, documents_BT: Array | None, kernel: str, keys_B: Array | None) -> Array:
+        """Returns what is added to the stream; documents_BT numbers the document that a position is of."""
+        T, N = x_BTD.shape[1], self.query_DNH.shape[1]
+        heads = self.project(x_BTD, np.arange(T))
+        kept_BNTS = None if keys_B is None else layers.kept(keys_B, self.dropout, (N, T, T), x_BTD.dtype)
+        return self.combine(causal_attention(self.mesh, kernel, *heads, documents_BT, kept_BNTS))
 
     def combine(self, mixed_BTNH: Array) -> Array:
         """Returns the heads' results as one vector of the stream."""
@@ -168,12 +164,12 @@ class Block(nnx.Module):
         self.mlp = Mlp(make)
         self.dropout = make.shape.dropout
 
-    def __call__(self, x_BTD: Array, documents_BTS: Array | None, kernel: str, keys_B: Array | None) -> Array:
+    def __call__(self, x_BTD: Array, documents_BT: Array | None, kernel: str, keys_B: Array | None) -> Array:
         def use(number: int) -> Array | None:
             return None if keys_B is None else layers.fold(keys_B, number)
 
         h_BTD = self.attention_norm(x_BTD)
-        mixed_BTD = self.drop(self.attention(h_BTD, documents_BTS, kernel, use(0)), use(1))
+        mixed_BTD = self.drop(self.attention(h_BTD, documents_BT, kernel, use(0)), use(1))
         return self.add(x_BTD, h_BTD, mixed_BTD, use(2))
 
     def add(self, x_BTD: Array, h_BTD: Array, mixed_BTD: Array, keys_B: Array | None) -> Array:
@@ -215,7 +211,7 @@ class Transformer(nnx.Module):
 
     def hidden(self, tokens_BT: Array, compute: config.Compute = PLAIN, keys_B: Array | None = None) -> Array:
         """Returns the normed residual stream at the end, as the head takes it, x_BTD. `keys_B` switch dropout on."""
-        documents_BTS = self.same_document(tokens_BT)
+        documents_BT = self.documents(tokens_BT)
         x_BTD = self.embed(tokens_BT, np.arange(tokens_BT.shape[1]))
         if keys_B is not None:
             x_BTD = self.blocks[0].drop(x_BTD, keys_B)
@@ -223,7 +219,7 @@ class Transformer(nnx.Module):
 
         def block(x_BTD: Array, weights: nnx.State, layer: int | Array) -> Array:
             own_B = None if keys_B is None else layers.fold(keys_B, layer + 1)
-            x_BTD = nnx.merge(graph, self.gathered(weights))(x_BTD, documents_BTS, compute.attention, own_B)
+            x_BTD = nnx.merge(graph, self.gathered(weights))(x_BTD, documents_BT, compute.attention, own_B)
             return sharding.rows(self.mesh, x_BTD)
 
         if compute.remat:
@@ -239,22 +235,19 @@ class Transformer(nnx.Module):
                 x_BTD = block(x_BTD, weights, layer)
         return self.final_norm(x_BTD).astype(self.head_dtype)
 
-    def same_document(self, tokens_BT: Array) -> Array | None:
-        """Returns documents_BTS, which positions are of one document, or None where all may see each other."""
-        if self.end_of_text is None:
-            return None
+    def documents(self, tokens_BT: Array) -> Array | None:
+        """Returns the number of each position's document in its row, or None where all may see each other."""
         # the end of a text is the first token of what follows
-        documents_BT = jnp.cumsum(tokens_BT == self.end_of_text, axis=1)
-        return documents_BT[:, :, None] == documents_BT[:, None, :]
+        return None if self.end_of_text is None else jnp.cumsum(tokens_BT == self.end_of_text, axis=1)
 
     def largest_logits(self, tokens_BT: Array) -> list[Array]:
         """Returns the largest attention logit of each layer, over rows, heads and pairs of positions."""
-        positions_T, documents_BTS = np.arange(tokens_BT.shape[1]), self.same_document(tokens_BT)
+        positions_T, documents_BT = np.arange(tokens_BT.shape[1]), self.documents(tokens_BT)
         x_BTD, found = self.embed(tokens_BT, positions_T), []
         for each in self.blocks:
             q_BTNH, k_BTKH, _ = each.attention.project(each.attention_norm(x_BTD), positions_T)
-            found.append(layers.largest_logit(q_BTNH, k_BTKH))
-            x_BTD = each(x_BTD, documents_BTS, "xla", None)
+            found.append(largest_logit(q_BTNH, k_BTKH))
+            x_BTD = each(x_BTD, documents_BT, "xla", None)
         return found
 
     def gathered(self, weights: nnx.State) -> nnx.State:

@@ -4,7 +4,7 @@ Axes of the mesh: data (each device its own rows, whole weights), fsdp (its own 
 weights; Zhao et al. 2023), tensor (the same rows, its own heads, hidden units and vocabulary; Shoeybi et al. 2019).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from math import prod
 from typing import Any
@@ -121,6 +121,16 @@ def platform(mesh: Mesh | None) -> str:
 def rows(mesh: Mesh | None, x: Array) -> Array:
     """Returns an array whose first dim are rows of the batch: each device has its own."""
     return laid_out(mesh, x, *BATCH)
+
+
+def own(mesh: Mesh | None, function: Callable[..., Array], given: tuple, result: PartitionSpec) -> Callable[..., Array]:
+    """Returns a function that each device computes of its part of the arrays; no part needs another's.
+
+    `given` and `result` say along which axes arrays lie that go in and come out.
+    """
+    if mesh is None or mesh.size == 1:
+        return function
+    return jax.shard_map(function, mesh=mesh, in_specs=given, out_specs=result, check_vma=False)
 
 
 def gathered(mesh: Mesh | None, name: str, weight: Array, dtype: jnp.dtype) -> Array:

@@ -46,6 +46,14 @@ def test_the_step_is_compiled_for_a_tpu_topology(tmp_path):
     assert found["collective_bytes"]["all-gather"] > 0
 
 
+@pytest.mark.skipif(util.find_spec("libtpu") is None, reason="libtpu is not installed")
+def test_the_step_for_tpus_has_splash_attention(tmp_path):
+    model = {"compute_dtype": "bfloat16", "context_length": 256}
+    code, said, found = plan(tmp_path, model=model, attention="auto", devices=32, topology="v5e:4x8", memory_gb=16)
+    assert code == 0, said
+    assert found["attention"] == "splash" and found["collective_bytes"]["all-gather"] > 0
+
+
 @pytest.mark.skipif(util.find_spec("libtpu") is not None, reason="libtpu is installed")
 def test_a_topology_without_libtpu_says_how_to_do_better(tmp_path):
     code, said, found = plan(tmp_path, devices=256, topology="v3:16x8")
