@@ -80,3 +80,13 @@ def test_splash_attention_on_a_mesh_gives_the_models_gradients(how):
     assert jnp.allclose(found[1], wanted[1], rtol=1e-5)
     for name, want in wanted[0].items():
         np.testing.assert_allclose(found[0][name], want, rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["whole", "documents"])
+def test_no_program_carries_a_mask(masked):
+    def size(length):
+        given = [jax.ShapeDtypeStruct((2, length, heads, 8), jnp.float32) for heads in (4, 2, 2)]
+        numbers = jax.ShapeDtypeStruct((2, length), jnp.int32) if masked else None
+        return len(jax.jit(lambda *of: attention.by_products(*of, None)).lower(*given, numbers).as_text())
+
+    assert size(1024) < 1.1 * size(512)

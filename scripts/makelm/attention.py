@@ -10,7 +10,6 @@ from math import sqrt
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.sharding import Mesh, PartitionSpec
 
@@ -65,7 +64,9 @@ def by_products(
 
     q_AQH = grouped(jnp.swapaxes(q_BTNH / sqrt(H), 1, 2))
     k_ATH, v_ATH = (jnp.swapaxes(x, 1, 2).reshape(B * K, T, H) for x in (k_BTKH, v_BTKH))
-    mask_ATS = np.tri(T, dtype=bool)[None]
+    positions_T = jnp.arange(T)
+    # computed, not a constant: a program for 32,768 positions would carry a gigabyte of it
+    mask_ATS = (positions_T[:, None] >= positions_T[None, :])[None]
     if documents_BT is not None:
         mask_ATS = jnp.repeat(mask_ATS & flash.alike(documents_BT), K, axis=0)
     mask_AQS = mask_ATS if N == K else jnp.repeat(mask_ATS, N // K, axis=1)
