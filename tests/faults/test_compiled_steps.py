@@ -26,14 +26,14 @@ MESHES = [(1, 1, 1), (1, 2, 1), (2, 1, 2), (1, 4, 2), (2, 2, 2), (1, 8, 1)]
 
 def drawn(chance: random.Random, tensor: int) -> config.Model:
     """Returns a model whose heads so many devices can share."""
-    key_heads = chance.choice([count for count in (1, 2, 4) if count % tensor == 0])
+    key_heads = tensor * chance.choice([1, 1, 2])
     activation = chance.choice(["swiglu", "gelu", "gelu_tanh", "relu_squared", "swiglu_layer"])
     kind = chance.choice(["rmsnorm", "layernorm"])
     rope = {"kind": "rope", "pairs": chance.choice(["halves", "interleaved"])}
     return shape(
-        context_length=chance.choice([16, 64, 128, 200]),
+        context_length=chance.choice([48, 64, 128]),
         n_layers=1,
-        n_heads=key_heads * chance.choice([1, 2, 4]),
+        n_heads=key_heads * chance.choice([1, 2, 2, 4]),
         n_kv_heads=key_heads,
         d_head=chance.choice([8, 16]),
         qk_norm=chance.choice([None, None, "rmsnorm"]),
@@ -52,9 +52,9 @@ def drawn(chance: random.Random, tensor: int) -> config.Model:
 def test_compiled_gradients_are_those_of_one_operation_after_the_other(axes, seed):
     chance = random.Random(f"{axes} {seed}")
     model = drawn(chance, axes[2])
-    how = compute(scan_layers=chance.random() < 0.4, remat=chance.random() < 0.4)
+    how = compute(scan_layers=chance.random() < 0.25, remat=chance.random() < 0.25)
     mesh = sharding.make_mesh(config.Mesh(**dict(zip(meshes.AXES, axes, strict=True))), jax.devices()[: prod(axes)])
-    rows = axes[0] * axes[1] * chance.choice([1, 1, 2])
+    rows = axes[0] * axes[1] * chance.choice([1, 1, 1, 2])
     windows_BT = np.random.default_rng(seed).integers(0, V, (rows, model.context_length + 1))
     parameters = random_parameters(model, V)
 
