@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from makelm import at_hand, cli, evaluation, scoring, shards, sources, weights
+from makelm import at_hand, cli, evaluation, progress, scoring, shards, sources, weights
 from makelm.errors import UserError
 
 BASELINES = ("xz_bits_per_byte", "xz_after_train_bits_per_byte")
@@ -47,6 +47,7 @@ def evaluate_model(job: cli.Job) -> None:
         scores[name] |= {baseline: corpora[name]["facts"][baseline] for baseline in BASELINES}
         if settings.train_windows:
             scores[name] |= evaluation.train_estimate(scorer, folder.train, settings.window, settings.train_windows)
+            check_finite(scores[name].get("train_loss", 0.0))
         if len(weights_of) > 1:
             job.say(f"{name}: {describe(scores[name])}")
     if len(scores) == 1:
@@ -59,7 +60,7 @@ def evaluate_model(job: cli.Job) -> None:
         for name, own in whole["sets"].items():
             # xz that has read that corpus's training documents would know more than the run can
             own["xz_bits_per_byte"] = more_corpora[name]["facts"]["xz_bits_per_byte"]
-            job.say(f"{name}: {own['bits_per_byte']:.3f} bits per byte, perplexity {own['perplexity']:.2f}")
+            job.say(f"{name}: {in_short(own)}")
     (job.staging / "scores.json").write_text(json.dumps(whole, indent=1) + "\n")
     job.say(describe(whole))
     job.publish({"bits_per_byte": whole["bits_per_byte"]})
@@ -76,16 +77,26 @@ def score(job: cli.Job, scorer: scoring.Scorer, folder: shards.Folder) -> dict:
     settings = job.config.evaluate
     ends = folder.begin_of_text, folder.end_of_text
     scored = evaluation.score(scorer, folder.valid, *ends, settings.window, settings.stride)
-    if not np.isfinite(scored.losses).all():
-        raise UserError("the model's losses are not finite; train it again with lower train.optimizer.learning_rates")
+    check_finite(scored.losses)
     return evaluation.summarize(scored, folder.valid_tokens, folder.valid_bytes)
 
 
+def check_finite(losses: np.ndarray | float) -> None:
+    """Raises UserError where a loss is no number: there is no score then."""
+    if not np.isfinite(losses).all():
+        raise UserError("the model's losses are not finite; train it again with lower train.optimizer.learning_rates")
+
+
 def describe(scores: dict) -> str:
-    """Returns the scores in one line."""
+    """Returns the scores in one line, beside those of the compressors."""
     xz, after_train = (scores[name] for name in BASELINES)
-    beside = "" if xz is None else f" (xz {xz:.3f}, xz after train {after_train:.3f})"
-    return f"{scores['bits_per_byte']:.3f} bits per byte{beside}, perplexity {scores['perplexity']:.2f}"
+    return in_short(scores, "" if xz is None else f" (xz {xz:.3f}, xz after train {after_train:.3f})")
+
+
+def in_short(scores: dict, beside: str = "") -> str:
+    """Returns the scores in one line."""
+    bits, perplexity = progress.score(scores["bits_per_byte"]), progress.score(scores["perplexity"], 2)
+    return f"{bits} bits per byte{beside}, perplexity {perplexity}"
 
 
 if __name__ == "__main__":

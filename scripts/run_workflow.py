@@ -24,7 +24,7 @@ from makelm import configfile, whole
 from makelm.cli import error_file
 from makelm.errors import UserError
 from makelm.pages import visible
-from makelm.progress import clock
+from makelm.progress import clock, score
 
 DONE, FAILED, USER, INTERRUPTED = 0, 1, 2, 75
 LOCK = Path(".makelm.lock")
@@ -278,12 +278,12 @@ def print_summary(with_sample: bool) -> None:
     ranking = sorted(scores, key=lambda run: scores[run]["bits_per_byte"])
     width = max(len(run) for run in ranking)
     for run in ranking:
-        score = scores[run]
-        xz, after_train = score["xz_bits_per_byte"], score["xz_after_train_bits_per_byte"]
+        own = scores[run]
+        xz, after_train = own["xz_bits_per_byte"], own["xz_after_train_bits_per_byte"]
         beside = "" if xz is None else f"  (xz {xz:.3f}, xz after the training text {after_train:.3f})"
         print(
-            f"  {run:{width}}  {score['bits_per_byte']:.3f} bits per byte, "
-            f"loss {score['validation_loss']:.3f} nats per token{beside}"
+            f"  {run:{width}}  {score(own['bits_per_byte'])} bits per byte, "
+            f"loss {score(own['validation_loss'])} nats per token{beside}"
         )
         for task in keys.get("tasks", {}).get(run, ()):  # a report of an older makelm has none
             print_task(run, task)

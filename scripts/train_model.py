@@ -27,6 +27,7 @@ from makelm import (
     loop,
     manifest,
     processes,
+    progress,
     sharding,
     shards,
     sources,
@@ -268,7 +269,8 @@ def publish(
     (job.staging / "timings.jsonl").touch()  # training shorter than log_every has measured nothing
     summary = summarize(job, trainer, identity, epochs)
     (job.staging / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
-    job.say(f"loss {summary['loss']:.3f}, validation loss {summary['validation_loss']:.3f} nats per token")
+    loss, validation_loss = progress.score(summary["loss"]), progress.score(summary["validation_loss"])
+    job.say(f"loss {loss}, validation loss {validation_loss} nats per token")
     facts = {
         "identity": identity.name,
         "resumed_from": going_on.origin_facts(saved.folder),
@@ -290,7 +292,7 @@ def summarize(job: cli.Job, trainer: training.Trainer, identity: Identity, epoch
         "steps": settings.steps,
         "tokens": settings.steps * settings.batch_size * job.config.model.context_length,
         "epochs": {name: round(count, 4) for name, count in epochs.items()},
-        "loss": float(np.mean(last)),  # over the last twentieth of the steps
+        "loss": float(np.mean(last)) if last else None,  # over the last twentieth of the steps
         "validation_loss": rows[-1]["validation_loss"],
         "validation_loss_sem": rows[-1]["validation_loss_sem"],
     }

@@ -24,8 +24,8 @@ import jax
 import numpy as np
 import pytest
 
-from makelm import config, configfile, training
-from makelm.model import Skeleton, shapes
+from makelm import config, configfile, loss, training
+from makelm.model import Skeleton, Transformer, shapes
 
 # fixtures of the tests of programs
 pytest_plugins = ("browser", "checkout", "served", "slurm", "telling", "training_stage")
@@ -132,6 +132,11 @@ def compute(**changes) -> config.Compute:
 def make_trainer(model: config.Model, settings: config.Train, vocab_size: int, mesh, **how) -> training.Trainer:
     """Returns a trainer of a vocabulary whose last token ends a text."""
     return training.make_trainer(model, settings, compute(**how), vocab_size, vocab_size - 1, mesh)
+
+
+def mean_loss(model: Transformer, windows_BT: np.ndarray) -> jax.Array:
+    """Returns the mean cross-entropy of windows of T + 1 tokens."""
+    return jax.numpy.sum(loss.losses(model, windows_BT)[1]) / loss.targets_in(windows_BT)
 
 
 def validation_loss(trainer: training.Trainer, state: dict, windows_WT: np.ndarray, batch_size: int) -> float:

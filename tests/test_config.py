@@ -369,6 +369,15 @@ def test_a_run_is_its_base_and_what_it_changes():
     assert wider.train.optimizer == default.train.optimizer
 
 
+def test_multipliers_of_a_base_are_added_to_and_taken_off():
+    def run(base, multipliers):
+        return {"base": base, "train": {"optimizer": {"rate_multipliers": multipliers}}}
+
+    raw = with_runs(one=run("stdlib", {"mlp": 0.5}), two=run("one", {"head": 2}), none=run("two", None))
+    found = {name: run.train.optimizer.rate_multipliers for name, run in configfile.load(raw).run.items()}
+    assert found == {"stdlib": {}, "one": {"mlp": 0.5}, "two": {"mlp": 0.5, "head": 2}, "none": {}}
+
+
 def test_bases_that_go_in_a_circle_or_nowhere_are_refused():
     assert "base goes in a circle: a -> b -> a" in refusal(with_runs(a={"base": "b"}, b={"base": "a"}))
     assert "run.a.base: no run is called 'stdlab'; did you mean" in refusal(with_runs(a={"base": "stdlab"}))

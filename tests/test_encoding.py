@@ -1,6 +1,9 @@
 """Documents as ids: in order on any number of cores, with the chosen tokens around each, however long it is."""
 
+import random
+import re
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -58,6 +61,40 @@ def test_a_long_document_is_encoded_piece_by_piece(monkeypatch):
     done = encoding.encode(found, parts([text], 5000), 2, encode_batch)
     assert np.concatenate([each.ids for each in done]).tolist() == [*text.encode(), found.end_of_text]
     assert max(longest) < 3 * 5000
+
+
+class Counting:
+    """The border after a line, and how many characters were looked at for it."""
+
+    def __init__(self):
+        self.looked, self.pattern = 0, re.compile(r"\n(?=[a-z])")
+
+    def search(self, text, start):
+        self.looked += len(text)
+        return self.pattern.search(text, start)
+
+
+def test_a_long_document_without_a_border_is_looked_through_once():
+    border, text = Counting(), "x" * 100_000 + "\n"
+    (whole,) = encoding.pieces(parts([text], 100), SimpleNamespace(border=border))
+    assert whole == (text, "", True, True)
+    assert border.looked < 1.1 * len(text)
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 50])
+def test_a_document_is_cut_at_the_first_border_of_its_second_half_so_far(size):
+    generator, border = random.Random(size), re.compile(r"\n(?=[a-z])")
+    for _ in range(50):
+        text = "".join(generator.choices(["a", "\n", "-", "-" * 30], [1, 1, 2, 1], k=200))
+        expected, held = [], ""
+        for part in parts([text], size):
+            held += part.text
+            found = None if part.last else border.search(held, len(held) // 2)
+            if found or part.last:
+                cut = found.end() if found else len(held)
+                expected.append((held[:cut], held[cut : cut + 1], not expected, part.last))
+                held = held[cut:]
+        assert list(encoding.pieces(parts([text], size), SimpleNamespace(border=border))) == expected
 
 
 def test_no_more_is_read_than_a_few_tasks_ahead(monkeypatch):

@@ -72,6 +72,15 @@ def test_summary_counts_in_nats_per_token_and_bits_per_byte():
     assert summary["last_token_loss"] is None and summary["loss_by_position"] == {}, "no window is whole"
 
 
+def test_a_training_that_diverged_has_scores_too():
+    scored = evaluation.Score(np.full(4, 18967.2), np.array([0, 0, 1, 1]), np.zeros(4), 0)
+    own = evaluation.summarize(scored, 4, 10)
+    assert own["validation_loss"] == pytest.approx(18967.2) and own["perplexity"] is None
+    mixed = evaluation.mixture({"a": own, "b": own}, {"a": 0.5, "b": 0.5}, {"a": 2.0, "b": 4.0}, [])
+    assert mixed["perplexity"] is None
+    assert evaluation.perplexity(709.7) == pytest.approx(1.65e308, rel=1e-2)
+
+
 def test_the_scores_of_a_mixture_are_those_of_text_that_is_mixed_by_tokens():
     """Of 1,000 tokens 750 are a's, of 2 bytes each, and 250 are b's, of 4."""
     loss = {"a": 2 * log(2), "b": 6 * log(2)}  # 2 and 6 bits a token

@@ -6,11 +6,10 @@ from math import log, sqrt
 import jax
 import numpy as np
 import pytest
-from conftest import shape
+from conftest import mean_loss, shape
 from layouts import GPT2
 from test_model import PICODO
 
-from makelm import loss
 from makelm.model import Skeleton, initialize
 
 V = 512
@@ -27,7 +26,7 @@ def begin(**changes):
 def test_the_first_loss_is_that_of_a_blind_guess(scheme, family):
     model, parameters = begin(**family | WIDE | {"init": scheme})
     windows_BT = np.random.default_rng(0).integers(0, V, (4, 65)).astype(np.int32)
-    value = jax.jit(lambda p: loss.mean_loss(Skeleton(model, V)(p), windows_BT))(parameters)
+    value = jax.jit(lambda p: mean_loss(Skeleton(model, V)(p), windows_BT))(parameters)
     # a normed stream under a head of unit gain makes logits that are spread by one: half a nat, which picodo chose
     surplus = 0.5 if scheme == "fan_in" else 0
     assert abs(float(value) - log(V) - surplus) < 0.1

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import random_parameters, shape
+from conftest import mean_loss, random_parameters, shape
 
 from makelm import loss
 from makelm.model import Skeleton
@@ -75,7 +75,7 @@ def test_parts_of_a_batch_change_a_loss_by_rounding_only_and_the_heads_gradient_
 
 def test_the_mean_is_over_what_is_predicted_and_nothing_else():
     model = shape()
-    apply = jax.jit(lambda p, windows_BT: loss.mean_loss(Skeleton(model, V)(p), windows_BT))
+    apply = jax.jit(lambda p, windows_BT: mean_loss(Skeleton(model, V)(p), windows_BT))
     mean = partial(apply, random_parameters(model, V))
     windows = np.random.default_rng(0).integers(0, V, (3, 13)).astype(np.int32)
     # T + 1 tokens are T predictions: the last position has a target, and there is none too many in the mean

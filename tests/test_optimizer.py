@@ -74,19 +74,25 @@ def test_a_few_steps_are_those_of_optax(kind, theirs, monkeypatch):
         np.testing.assert_allclose(mine[name], yours[name], rtol=1e-4, atol=1e-6, err_msg=name)
 
 
-def test_a_parameter_s_name_can_change_its_rate_and_spare_it_from_decay():
+@pytest.mark.parametrize(
+    "parts", [{"blocks.1.": 0.5, "mlp": 3.0, "loc": 7.0}, {"loc": 7.0, "mlp": 3.0, "blocks.1.": 0.5}]
+)
+def test_a_parameter_s_name_can_change_its_rate_and_spare_it_from_decay(parts):
     rates = dict.fromkeys(("matrices", "embedding", "head", "vectors"), 0.01)
     options = {
         "kind": "adamw",
         "learning_rates": rates,
-        "rate_multipliers": {"blocks.1.": 0.5, "mlp": 3.0},
+        "rate_multipliers": parts,
         "weight_decay": 0.1,
         "decay": ["matrices", "vectors"],
         "decay_except": ["query"],
     }
     parameters, updates = update(train(optimizer=options, schedule=FLAT), jnp.zeros_like)
-    for name, factor in {"mlp.up_DF": 3, "attention.key_DKH": 1, "mlp_norm.scale": 3, "attention.query_DNH": 0}.items():
-        for layer, times in ((0, factor), (1, 0.5 if factor else 0)):  # the first part that fits counts
+    for name, factor in {"mlp.up_DF": 3, "attention.key_DKH": 7, "mlp_norm.scale": 3, "attention.query_DNH": 0}.items():
+        for layer, times in (
+            (0, factor),
+            (1, 0.5 if factor else 0),
+        ):  # the longest part that fits counts, then the later
             full = f"blocks.{layer}.{name}"
             np.testing.assert_allclose(updates[full], -1e-3 * times * parameters[full], rtol=1e-5, err_msg=full)
     assert not np.any(updates["embedding_VD"])

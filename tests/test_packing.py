@@ -12,7 +12,7 @@ from makelm.loss import NONE
 END = 0
 LENGTH = 16
 # in each shard documents of many lengths, some empty, some longer than a window and one longer than a stretch
-LENGTHS = [[3, 1, 16, 17, 1, 9, 50, 2, *[5] * 300], [2000, 4, 4], [], [7, 33]]
+LENGTHS = [[3, 1, 16, 17, 1, 9, 50, 2, 28, 26, 21, *[5] * 300], [2000, 4, 4], [], [7, 33]]
 
 
 def shards(lengths=LENGTHS) -> list[np.ndarray]:
@@ -51,20 +51,26 @@ def test_each_epoch_predicts_every_token_exactly_once(length):
 
 def test_only_what_is_longer_than_a_window_is_cut_and_nothing_is_read_after_a_strangers_token():
     tokens = shards()
-    stream = np.concatenate(tokens)
-    before = dict(zip(stream[1:].tolist(), stream[:-1].tolist(), strict=True)) | {int(stream[0]): END}
-    for window in epoch(make(tokens)):
+    check_what_is_read_before(epoch(make(tokens)), tokens)
+    whole = [piece for window in epoch(make(tokens)) for piece in ends(window)]
+    short = [count for shard in LENGTHS for count in shard if count <= LENGTH]
+    long = [count for shard in LENGTHS for count in shard if count > LENGTH]
+    # the pieces that a long one makes: its beginning or end, and windows of its own
+    parts = [(count - 1) % LENGTH + 1 for count in long]
+    full = sum((count - 1) // LENGTH for count in long)
+    assert Counter(whole) == Counter(short) + Counter(parts) + Counter({LENGTH: full})
+
+
+def check_what_is_read_before(windows_BT: np.ndarray, tokens: list[np.ndarray]) -> None:
+    """Checks that each token is read after the one before it in its shard, a shard's first after END."""
+    before = {}
+    for shard in filter(len, tokens):
+        before |= dict(zip(shard.tolist(), [END, *shard[:-1].tolist()], strict=True))
+    for window in windows_BT:
         there = window[: np.argmax(window == NONE) if NONE in window else len(window)]
         assert (window[len(there) :] == NONE).all()
         for previous, token in zip(there[:-1].tolist(), there[1:].tolist(), strict=True):
             assert token == END or previous == before[token]
-    whole = [piece for window in epoch(make(tokens)) for piece in ends(window)]
-    short = [count for shard in LENGTHS for count in shard if count <= LENGTH]
-    long = [count for shard in LENGTHS for count in shard if count > LENGTH]
-    # the pieces that a long one makes: its head, and windows of its own
-    heads = [(count - 1) % LENGTH + 1 for count in long]
-    full = sum((count - 1) // LENGTH for count in long)
-    assert Counter(whole) == Counter(short) + Counter(heads) + Counter({LENGTH: full})
 
 
 def ends(window: np.ndarray) -> list[int]:
@@ -94,10 +100,17 @@ def test_a_batch_depends_on_seed_and_step_alone():
     np.testing.assert_array_equal(one.rows(3, 2, 5), one(3)[2:5])
 
 
-def test_a_shard_that_does_not_end_a_document_is_read_to_its_end():
-    tokens = [np.arange(1, 40, dtype=np.uint16), np.arange(40, 60, dtype=np.uint16)]
+def test_windows_of_documents_a_little_longer_than_one_stay_full():
+    batches = make(shards([[24] * 200]))  # half a window is left of each
+    assert batches.filling() == 0
+
+
+@pytest.mark.parametrize("last", [12, 28, 40])
+def test_a_shard_that_does_not_end_a_document_is_read_to_its_end_and_nothing_after_it(last):
+    tokens = [shard[:-1] for shard in shards([[3, 3, last], [3, 3, last]])]
     windows_BT = epoch(make(tokens))
-    assert sorted(windows_BT[:, 1:][windows_BT[:, 1:] != NONE].tolist()) == list(range(1, 60))
+    assert Counter(windows_BT[:, 1:][windows_BT[:, 1:] != NONE].tolist()) == Counter(np.concatenate(tokens).tolist())
+    check_what_is_read_before(windows_BT, tokens)
 
 
 def test_a_tokenizer_without_end_of_text_is_refused():

@@ -44,6 +44,16 @@ def test_the_endless_order_is_that_of_one_epoch_after_the_other():
         np.testing.assert_array_equal(numbers, permutation(places // size, places % size))
 
 
+def test_many_orders_that_are_asked_in_turns_compute_their_places_once():
+    orders, asked = [Permutation(10**6, seed, "mine") for seed in range(5)], []
+    for permutation in orders:
+        permutation.once = lambda *given, once=permutation.once: asked.append(len(given[1])) or once(*given)
+    for step in range(4):
+        for permutation in orders:
+            permutation.endless(np.arange(8 * step, 8 * step + 8))
+    assert sum(asked) < 2 * 1024 * len(orders)
+
+
 @pytest.mark.parametrize("other", [{"epoch": 1}, {"seed": 1}, {"name": "yours"}])
 def test_another_epoch_seed_or_name_is_another_order(other):
     assert np.mean(order(1000) == order(1000, **other)) < 0.01

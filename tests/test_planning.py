@@ -4,9 +4,9 @@ from types import SimpleNamespace
 
 import jax
 import pytest
-from conftest import make_trainer, shape, train
+from conftest import COMPUTE, HARDWARE, SHAPE, TRAIN, make_trainer, shape, train
 
-from makelm import config, devices, planning, sharding
+from makelm import config, configfile, devices, planning, sharding, stages
 from makelm.errors import UserError
 
 V = 64
@@ -42,6 +42,27 @@ def test_state_bytes_are_those_of_the_state_on_each_mesh():
             assert plan[part] == sum(leaf.addressable_shards[0].data.nbytes for leaf in leaves), (fsdp, part)
         assert plan["gradients"] == plan["parameters"]
         assert plan["temporary"] > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "same"),
+    [
+        ({"bad_steps": "skip"}, False),
+        ({"optimizer": {"rate_multipliers": {"mlp": 0.5}}}, False),
+        ({"optimizer": {"clip_norm": 1.0}}, False),
+        ({"optimizer": {"beta1": 0.5}}, False),  # 1 - 0.5 is the same number
+        ({"optimizer": {"learning_rates": {"matrices": 0.5, "head": 0.7}}}, True),
+    ],
+)
+def test_what_changes_bytes_is_among_the_keys_of_a_plan(changes, same):
+    bytes_of, keys = [], []
+    for settings in (TRAIN, configfile.merge(TRAIN, changes)):
+        sections = {"model": SHAPE, "hardware": HARDWARE, "compute": COMPUTE, "train": settings}
+        raw = sections | {"locked": {}, "mesh": {"data": 1, "fsdp": 1, "tensor": 1}}
+        run = configfile.parse(stages.PlanRun, raw, "test")
+        bytes_of.append(planned(1, run.model, run.train)[1]["bytes_per_device"])
+        keys.append(run.result_keys())
+    assert (bytes_of[0] == bytes_of[1], keys[0] == keys[1]) == (same, same)
 
 
 def test_a_run_that_cannot_fit_is_refused_with_what_to_change():

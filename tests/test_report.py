@@ -1,5 +1,6 @@
 """The report: one page that needs nothing else, of runs that were read through their manifests."""
 
+import csv
 import json
 import math
 import re
@@ -97,6 +98,25 @@ def test_numbers_of_every_run_stand_on_the_page(results):
     assert (
         "The best run, large, needs 1.431 bits per byte: 1.9% less than xz that has read the training documents" in text
     )
+
+
+def test_a_run_that_diverged_spoils_nothing_of_the_others(results):
+    runs = read(results, "small", "large")
+    lost = replace(
+        runs[0], scores=runs[0].scores | {"bits_per_byte": 13054.2, "validation_loss": 1.5e9, "perplexity": None}
+    )
+    lost.summary["loss"] = None
+    far = replace(runs[0], name="far", scores=runs[0].scores | {"bits_per_byte": 377.6, "perplexity": 1.234e99})
+    runs = [lost, far, runs[1]]
+    text = Elements(page := report.page(runs, "today")).text
+    assert "1.5e+09" in text and "1.23e+99" in text and "The best run, large, needs 1.431" in text
+    assert not re.search(r"\d{20}|\bNone\b|\bnan\b|\binf\b", page)
+    (found,) = report_comparison.comparisons(runs)
+    assert [bar["label"] for bar in found["bars"]][-2:] == ["far", "small"]
+    assert [bar["share"] for bar in found["bars"]] == [76.57, 78.01, 100, 100, 100]
+    assert report_comparison.best(runs) == {"large"}
+    (row,) = [row for row in csv.DictReader(report_table.table_csv(runs).splitlines()) if row["run"] == "small"]
+    assert (row["perplexity"], row["train_loss"]) == ("", "")
 
 
 def test_a_training_that_was_interrupted_took_the_time_of_all_its_starts(results):

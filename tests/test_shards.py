@@ -112,7 +112,7 @@ def test_a_folder_is_all_its_shards(tmp_path):
     assert [ids.tolist() for ids in found.train] == [[0, 1], [1, 2]]
     assert [ids.tolist() for ids in found.valid] == [[0], [1]]
     assert (found.vocab_size, found.end_of_text, found.tokenizer) == (300, 299, "abc")
-    assert (found.train_tokens, found.valid_tokens, found.valid_bytes) == (4, 2, 21)
+    assert (found.total("train", "tokens"), found.valid_tokens, found.valid_bytes) == (4, 2, 21)
 
 
 @pytest.mark.parametrize(

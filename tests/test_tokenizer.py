@@ -31,7 +31,7 @@ def trained(request) -> Tokenizer:
 def test_decoding_gives_the_text_back(trained, text):
     ids = trained.encode(text)
     assert trained.decode(ids) == text
-    assert b"".join(trained.token_bytes(token) for token in ids) == text.encode()
+    assert b"".join(trained.tokens[token] for token in ids) == text.encode()
     assert all(0 <= token < len(trained.ranks) for token in ids)
 
 
@@ -76,7 +76,7 @@ def test_bytes_that_are_no_text_come_back():
         number = {token: each for each, token in enumerate(made.tokens)}
         wrong = b"\xff\xfe\x80 \xed\xa0\x80 \xc0\xaf \xf5\x80\x80\x80" + bytes(range(256))
         ids = [number[bytes([value])] for value in wrong]
-        assert b"".join(made.token_bytes(each) for each in ids) == wrong
+        assert b"".join(made.tokens[each] for each in ids) == wrong
         assert made.decode(ids) == wrong.decode(errors="replace")
 
 

@@ -6,6 +6,8 @@ import signal
 import pytest
 from training_stage import STEPS, made, rows, start_and_stop, train, write_shards
 
+from makelm import watching
+
 
 def test_metrics_have_every_step_once_and_the_loss_falls(undisturbed):
     rows = [json.loads(line) for line in (undisturbed / "metrics.jsonl").read_text().splitlines()]
@@ -65,6 +67,17 @@ def test_what_a_user_can_cause_is_one_line_and_exit_2(data, tmp_path, changes, l
     assert line in done.stderr and "Traceback" not in done.stderr
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "manifest.json").exists()
+
+
+def test_a_training_that_diverged_and_left_steps_out_ends_without_a_loss(data, tmp_path):
+    rates = dict.fromkeys(("matrices", "embedding", "head", "vectors"), 1e38)
+    changes = {"steps": 12, "bad_steps": "skip", "optimizer": {"learning_rates": rates}}
+    done = train(data, tmp_path, changes)
+    assert done.returncode == 0, done.stderr
+    assert "loss none, validation loss none nats per token" in done.stdout
+    summary = json.loads((tmp_path / "summary.json").read_text(), parse_constant=pytest.fail)
+    assert (summary["loss"], summary["validation_loss"], summary["validation_loss_sem"]) == (None, None, None)
+    assert "loss none, validation loss none" in watching.look(tmp_path).line()
 
 
 def test_a_truncated_shard_is_named(data, tmp_path):

@@ -72,6 +72,25 @@ def test_averaged_weights_are_those_of_optax_and_what_is_validated():
     assert validation_loss(trainer, state, windows_BT, 8) == pytest.approx(values[0], rel=1e-6) != values[1]
 
 
+def test_a_step_that_is_left_out_counts_in_no_average():
+    settings = {"ema": 0.9, "bad_steps": "skip", "schedule": {"kind": "constant", "warmup_steps": 0}}
+    never, always = (
+        make_trainer(shape(**SMALL), train(max_gradient_norm=limit, **settings | ADAMW), V, mesh_of(1))
+        for limit in (None, 1e-12)
+    )
+    expected, _ = run(never, 4)
+    state = never.initial_state()
+    for number, trainer in enumerate([always, always, never, always, never, never, never]):
+        state, metrics = trainer.step(state, trainer.place(windows_BT), number)
+        assert bool(metrics["skipped"]) == (trainer is always)
+        if number == 1:  # of none but such steps there is no average
+            np.testing.assert_array_equal(always.result(state)["embedding_VD"], state["parameters"]["embedding_VD"])
+    for name, want in never.result(expected).items():
+        np.testing.assert_array_equal(never.result(state)[name], want, err_msg=name)
+    counts = {int(leaf) for leaf in jax.tree.leaves(state) if jax.numpy.issubdtype(leaf.dtype, jax.numpy.integer)}
+    assert counts == {4, 7}  # the schedule's is that of all steps
+
+
 def test_one_batch_is_learned_by_heart():
     model = shape(**GPT2 | {"init": "gpt2", "d_model": 32, "d_head": 8, "d_ff": 64})
     settings = train(steps=150, **FASTER)

@@ -19,6 +19,8 @@ NOTHING: set[str] = set()
 KEYS = {
     "run.tiny.train.optimizer.learning_rates.matrices=3e-2": TRAINED,
     "run.tiny.train.seed=2": TRAINED,
+    "run.tiny.train.bad_steps=skip": PLANNED,
+    "run.tiny.train.optimizer.rate_multipliers.mlp=0.5": PLANNED,
     "run.tiny.train.order=random": TRAINED,
     "run.tiny.model.n_layers=1 run.tiny.model.n_kv_heads=2": PLANNED,  # the two change places
     "run.tiny.mesh.fsdp=1 run.tiny.compute.remat=true": {"plan_run", "write_report"},

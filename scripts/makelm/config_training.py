@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from makelm.config_types import (
@@ -47,7 +47,8 @@ class Optimizer(Section):
 
     kind: Literal["adamw", "muon", "lion", "adafactor"]
     learning_rates: LearningRates
-    rate_multipliers: dict[Text, Positive]
+    # null is none too: over those of a base an empty map changes nothing
+    rate_multipliers: Annotated[dict[Text, Positive], BeforeValidator(lambda value: {} if value is None else value)]
     beta1: Fraction
     beta2: Fraction
     eps: Positive

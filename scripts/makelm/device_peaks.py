@@ -46,7 +46,7 @@ def peak(device_kind: str) -> float | None:
 def utilization(tokens_per_second: float, flops_per_token: float, device_kind: str) -> float | None:
     """Returns the model FLOPs utilization (MFU), 0 to 1, of a device that trains on so many tokens per second.
 
-    `flops_per_token` is that of planning.flops_per_token: what is computed again for the sake of memory counts nothing.
+    `flops_per_token` is that of flops.flops_per_token: what is computed again for the sake of memory counts nothing.
     None where the device's peak is not known.
     """
     most = peak(device_kind)

@@ -51,19 +51,20 @@ def encode(tokenizer: Tokenizer, parts: Iterable[Part], cores: int, encode_batch
 
 def pieces(parts: Iterable[Part], tokenizer: Tokenizer) -> Iterator[Piece]:
     """Yields documents, the long ones cut where their ids stay the same."""
-    held, first, border = [], True, tokenizer.border
+    # held: parts of a document that are looked through, so many characters in all; rest: what follows them
+    held, length, rest, first, border = [], 0, "", True, tokenizer.border
     for part in parts:
-        held.append(part.text)
+        text = rest + part.text
+        middle = max(0, (length + len(text)) // 2 - length)  # of all that is here, in text
         if part.last:
-            yield Piece("".join(held), "", first, True)
-            held, first = [], True
-        elif border is not None:
-            text = "".join(held)
-            found = border.search(text, len(text) // 2)
-            held = [text[found.end() :] if found else text]
-            if found:
-                yield Piece(text[: found.end()], text[found.end()], first, False)
-                first = False
+            yield Piece("".join([*held, text]), "", first, True)
+            held, length, rest, first = [], 0, "", True
+        elif border is not None and (found := border.search(text, middle)):
+            yield Piece("".join([*held, text[: found.end()]]), text[found.end()], first, False)
+            held, length, rest, first = [], 0, text[found.end() :], False
+        else:
+            held.append(text[:-1])
+            length, rest = length + len(held[-1]), text[-1:]  # a border may stand after it
 
 
 def encode_task(tokenizer: Tokenizer, task: list[Piece], encode_batch: EncodeBatch) -> Encoded:

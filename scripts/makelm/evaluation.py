@@ -3,6 +3,7 @@
 B batch, T window, N tokens, K documents
 """
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import exp, log, sqrt
@@ -134,13 +135,18 @@ def summarize(scored: Score, all_tokens: int, size: int) -> dict[str, float | in
     return {
         "validation_loss": mean,
         "validation_loss_sem": sem,
-        "perplexity": exp(mean),
+        "perplexity": perplexity(mean),
         "bits_per_byte": mean / log(2) * all_tokens / size,
         "tokens": tokens,
         "bytes": size,
         "last_token_loss": float(scored.positions[-1]) / scored.windows if scored.windows else None,
         "loss_by_position": by_position(scored),
     }
+
+
+def perplexity(loss: float) -> float | None:
+    """Returns e to the loss in nats; None where that is more than a float can be."""
+    return exp(loss) if loss < log(sys.float_info.max) else None
 
 
 def by_position(scored: Score) -> dict[str, float]:
@@ -177,7 +183,7 @@ def mixture(
     mean, size = losses["validation_loss"], sum(shares.values())
     return {
         **losses,
-        "perplexity": exp(mean),
+        "perplexity": perplexity(mean),
         "bits_per_byte": mean / log(2) / size,
         "tokens": sum(own["tokens"] for own in scores.values()),
         "bytes": sum(own["bytes"] for own in scores.values()),

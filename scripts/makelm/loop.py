@@ -107,7 +107,8 @@ class Loop:
         self.stops, self.tokens = stops, tokens
         recent = saved.rows()[-SMOOTH:]
         self.recent = deque(recent, maxlen=SMOOTH)
-        self.bad = len(list(takewhile(lambda row: row.get("skipped"), reversed(recent))))  # in a row
+        # in a row; the first process alone has the rows, and where it ends all must
+        self.bad = processes.of_first(len(list(takewhile(lambda row: row.get("skipped"), reversed(recent)))))
 
     def run(self, state: training.State, start: int, feed: Feed, held_out: HeldOut) -> training.State:
         """Runs the steps after `start` and returns the state after the last one, all of it saved.

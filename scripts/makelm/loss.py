@@ -146,8 +146,3 @@ def losses(
 def targets_in(windows_BT: Array) -> Array:
     """Returns how many tokens windows predict."""
     return jnp.sum(windows_BT[:, 1:] != NONE)
-
-
-def mean_loss(model: Transformer, windows_BT: Array) -> Array:
-    """Returns the mean cross-entropy of windows of T + 1 tokens."""
-    return jnp.sum(losses(model, windows_BT)[1]) / targets_in(windows_BT)

@@ -109,7 +109,11 @@ class Treatment:
     @classmethod
     def of(cls, name: str, options: Optimizer) -> "Treatment":
         """Returns the treatment of the parameter with this name."""
-        multiplier = next((times for part, times in options.rate_multipliers.items() if part in name), 1.0)
+        # maps have no order; of two parts as long the later one is the nearer
+        fitting = {
+            (len(part), name.rfind(part)): times for part, times in options.rate_multipliers.items() if part in name
+        }
+        multiplier = fitting[max(fitting)] if fitting else 1.0
         spared = any(part in name for part in options.decay_except)
         return cls(kind(name), multiplier, kind(name) in options.decay and not spared)
 

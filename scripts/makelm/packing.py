@@ -3,7 +3,7 @@
 What each window holds is found once, at the start, and written to a temporary file without a name that is mapped like
 the shards: 20 bytes a window, 12 more for each further document in it.
 
-B windows asked for, T position, D documents of a group
+B windows asked for, T position, D documents of a group, W windows
 """
 
 import tempfile
@@ -26,9 +26,10 @@ PIECE = np.dtype([("start", "<i8"), ("count", "<i4")])  # where in its shard, ho
 class Packed:
     """Each epoch predicts every token of the source exactly once, by windows of whole documents in an order of its own.
 
-    Of a document longer than a window the beginning is cut off, so long that the rest is windows without a gap. What
-    stays empty at a window's end is filled up with targets of NONE. Every document is read after an end-of-text, every
-    other piece after the token before it.
+    Of a document longer than a window the beginning or the end is cut off, so long that the rest is windows without a
+    gap. A window holds one end at most, as its first piece, and one beginning, as its last: so every document is read
+    after an end-of-text, and every other piece after the token before it. What stays empty at a window's end is filled
+    up with targets of NONE.
     """
 
     def __init__(self, stream: Stream, length: int, seed: int, end_of_text: int | None):
@@ -66,44 +67,68 @@ class Packed:
         return windows_BT
 
 
-def documents(ids: np.ndarray, end_of_text: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields begins_D and lengths_D, end-of-text included, of a shard's documents, group by group."""
+def documents(ids: np.ndarray, end_of_text: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yields begins_D, lengths_D, end-of-text included, and whether there is one, of a shard's documents by groups."""
     found = [np.flatnonzero(ids[at : at + CHUNK] == end_of_text) + at + 1 for at in range(0, len(ids), CHUNK)]
     ends = np.unique(np.concatenate([np.zeros(0, np.int64), *found, [len(ids)]]))
     begins = np.concatenate([[0], ends[:-1]]) if len(ids) else ends[:0]
     for first in range(0, len(begins), GROUP):
-        yield begins[first : first + GROUP], (ends - begins)[first : first + GROUP]
+        begins_D, ends_D = begins[first : first + GROUP], ends[first : first + GROUP]
+        yield begins_D, ends_D - begins_D, ids[ends_D - 1] == end_of_text
 
 
-def write(pieces: IO[bytes], counts: IO[bytes], begins_D: np.ndarray, lengths_D: np.ndarray, length: int) -> int:
+def write(
+    pieces: IO[bytes], counts: IO[bytes], begins_D: np.ndarray, lengths_D: np.ndarray, ended_D: np.ndarray, length: int
+) -> int:
     """Writes what the windows of a group of documents hold, and in how many pieces each; returns how many they are."""
-    heads_D = (lengths_D - 1) % length + 1
-    full_D = (lengths_D - heads_D) // length  # windows that a long document has for itself
+    parts_D = (lengths_D - 1) % length + 1
+    full_D = (lengths_D - parts_D) // length  # windows that a long document has for itself
+    packed = best_fit(parts_D, (full_D > 0) | ~ended_D, length)
+    order = [document for window in packed for document in window]
+    counts_W = np.array([len(window) for window in packed], np.int64)
+    ends_D = np.zeros(len(parts_D), bool)  # of those the end is cut off, not the beginning
+    firsts = [window[0] for window in packed if len(window) > 1]
+    ends_D[firsts] = full_D[firsts] > 0
+    starts_D = begins_D + np.where(ends_D, 0, parts_D)
     within = np.arange(full_D.sum()) - np.repeat(np.cumsum(full_D) - full_D, full_D)
     whole = np.empty(len(within), PIECE)
-    whole["start"], whole["count"] = np.repeat(begins_D + heads_D, full_D) + within * length, length
-    packed = best_fit(heads_D, length)
-    order = [document for window in packed for document in window]
-    heads = np.empty(len(order), PIECE)
-    heads["start"], heads["count"] = begins_D[order], heads_D[order]
-    pieces.write(whole.tobytes() + heads.tobytes())
-    counts.write(np.array([1] * len(whole) + [len(window) for window in packed], np.int64).tobytes())
+    whole["start"], whole["count"] = np.repeat(starts_D, full_D) + within * length, length
+    parts = np.empty(len(order), PIECE)
+    parts["start"], parts["count"] = (begins_D + np.where(ends_D, full_D * length, 0))[order], parts_D[order]
+    pieces.write(whole.tobytes() + parts.tobytes())
+    counts.write(np.concatenate([np.ones(len(whole), np.int64), counts_W]).tobytes())
     return len(whole) + len(packed)
 
 
-def best_fit(lengths_D: np.ndarray, length: int) -> list[list[int]]:
-    """Returns windows of documents: the longest first, each where the least room is left that is enough for it."""
+def best_fit(lengths_D: np.ndarray, cut_D: np.ndarray, length: int) -> list[list[int]]:
+    """Returns windows of documents: the longest first, each where the least room is left that is enough for it.
+
+    A window has at most two that are cut, one of which is its last and another its first.
+    """
     windows: list[list[int]] = []
-    rooms: list[tuple[int, int]] = []  # (tokens that still fit, number of a window), the least first
+    # of windows with none that is cut, with one, with two: (tokens that still fit, number of a window), the least first
+    rooms: list[list[tuple[int, int]]] = [[], [], []]
+    cut = cut_D.tolist()
     for document in np.argsort(-lengths_D, kind="stable").tolist():
-        count = int(lengths_D[document])
-        fits = bisect_left(rooms, (count, 0))
-        if fits < len(rooms):
-            room, number = rooms.pop(fits)
+        count, own = int(lengths_D[document]), int(cut[document])
+        fits = []
+        for held, those in enumerate(rooms[: len(rooms) - own]):
+            at = bisect_left(those, (count, 0))
+            if at < len(those):
+                fits.append((*those[at], at, held))
+        if fits:
+            room, number, at, held = min(fits)
+            rooms[held].pop(at)
         else:
-            room, number = length, len(windows)
+            room, number, held = length, len(windows), 0
             windows.append([])
         windows[number].append(document)
         if room > count:
-            insort(rooms, (room - count, number))
-    return windows
+            insort(rooms[held + own], (room - count, number))
+    return [in_order(window, cut) for window in windows]
+
+
+def in_order(window: list[int], cut: list[bool]) -> list[int]:
+    """Returns the documents of a window with those that are cut at its borders, a shard's last one as the last."""
+    borders = sorted(document for document in window if cut[document])
+    return [*borders[:-1], *(document for document in window if not cut[document]), *borders[-1:]]

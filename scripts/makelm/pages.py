@@ -10,7 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from makelm.progress import size
+from makelm.progress import score, size
 
 HERE = Path(__file__).resolve().parent
 COLOURS = 8  # of runs, in pages.css
@@ -30,7 +30,7 @@ def render(template: str, **values: Any) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    for filter in (count, duration, size, visible, plain, pieces):
+    for filter in (count, duration, score, size, visible, plain, pieces):
         environment.filters[filter.__name__] = filter
     return environment.get_template(template).render(source=source, levels=LEVELS, **values)
 

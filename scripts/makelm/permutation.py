@@ -38,6 +38,7 @@ class Permutation:
         self.size, self.keys = np.uint64(size), secrets(seed, name, ROUNDS)
         self.rows = np.uint64(isqrt(size - 1) + 1)
         self.columns = np.uint64(-(-size // int(self.rows)))
+        self.block = lru_cache(maxsize=2)(self.numbers)  # of its own: sources are asked in turns
 
     def __call__(self, epochs_B: np.ndarray, places_B: np.ndarray) -> np.ndarray:
         """Returns numbers_B, int64: what stands at each place in the order of its epoch."""
@@ -56,10 +57,9 @@ class Permutation:
             numbers_B[rows] = self.block(block)[within_B[rows]]
         return places_B // int(self.size), numbers_B
 
-    @lru_cache(maxsize=2)  # noqa: B019 one object a source
-    def block(self, number: int) -> np.ndarray:
+    def numbers(self, block: int) -> np.ndarray:
         """Returns the numbers at some places in a row: to find many takes hardly longer than a few."""
-        return self(*np.divmod(np.arange(number * BLOCK, (number + 1) * BLOCK), int(self.size)))
+        return self(*np.divmod(np.arange(block * BLOCK, (block + 1) * BLOCK), int(self.size)))
 
     def once(self, keys_RB: np.ndarray, numbers_B: np.ndarray) -> np.ndarray:
         """Returns numbers_B after one pass through the network."""

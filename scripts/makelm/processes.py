@@ -97,6 +97,11 @@ def anywhere(flag: bool) -> bool:
     return flag if jax.process_count() == 1 else bool(np.any(multihost_utils.process_allgather(np.array(flag))))
 
 
+def of_first(number: int) -> int:
+    """Returns the number that the first process has; all must ask."""
+    return number if jax.process_count() == 1 else int(multihost_utils.broadcast_one_to_all(np.array(number)))
+
+
 def whole(array: jax.Array | np.ndarray) -> np.ndarray:
     """Returns an array's values; those on devices of other processes come over the network.
 

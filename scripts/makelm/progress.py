@@ -8,6 +8,7 @@ from typing import TextIO
 from tqdm import tqdm
 
 LOG_SECONDS = 10.0  # between two plain lines of one bar
+LARGE = 1e6  # scores from which on digits after the point say nothing
 
 
 class Progress:
@@ -121,3 +122,10 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     raise AssertionError
+
+
+def score(value: float | None, digits: int = 3) -> str:
+    """Returns a score as 2.481, a large one, of a training that diverged, as 1.2e+99; none where it is no number."""
+    if value is None:
+        return "none"
+    return f"{value:.{digits}f}" if value < LARGE else f"{value:.3g}"

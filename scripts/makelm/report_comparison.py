@@ -1,8 +1,10 @@
 """How runs compare in bits per byte, with each other and with what compresses text without learning."""
 
 from makelm.pages import COLOURS
+from makelm.progress import score
 from makelm.report_runs import Run
 
+UNCOMPRESSED = 8  # bits per byte; a run that needs more has diverged, and would leave nothing of the other bars
 BASELINES = {
     "xz_after_train_bits_per_byte": "xz that has read the training documents",
     "xz_bits_per_byte": "xz -9e",
@@ -18,15 +20,19 @@ def by_corpus(runs: list[Run]) -> dict[str, list[Run]]:
 
 
 def comparisons(runs: list[Run]) -> list[dict]:
-    """Returns what is compared in bits per byte, by corpus: a sentence, and bars that have one scale for all."""
+    """Returns what is compared in bits per byte, by corpus: a sentence, and bars that have one scale for all.
+
+    A bar of more bits per byte than there are is as long as the longest other one.
+    """
     colours = {run.name: number % COLOURS for number, run in enumerate(runs)}
     found = [
         {"corpus": corpus, "verdict": verdict(group), "bars": bars(group, colours)}
         for corpus, group in by_corpus(runs).items()
     ]
-    longest = max(bar["value"] for one in found for bar in one["bars"])
-    for bar in (bar for one in found for bar in one["bars"]):
-        bar["share"] = round(100 * bar["value"] / longest, 2)
+    every = [bar for one in found for bar in one["bars"]]
+    longest = max((bar["value"] for bar in every if bar["value"] <= UNCOMPRESSED), default=UNCOMPRESSED)
+    for bar in every:
+        bar["share"] = round(100 * min(bar["value"] / longest, 1), 2)
     return found
 
 
@@ -56,7 +62,7 @@ def verdict(runs: list[Run]) -> str:
     known = {label: run.scores[key] for key, label in BASELINES.items() if run.scores[key] is not None}
     parts = [f"{compare(ours, theirs)} {label}" for label, theirs in known.items()]
     name = f"The best run, {run.name}," if len(runs) > 1 else run.name
-    return f"{name} needs {ours:.3f} bits per byte{': ' if parts else ''}{', and '.join(parts)}."
+    return f"{name} needs {score(ours)} bits per byte{': ' if parts else ''}{', and '.join(parts)}."
 
 
 def compare(ours: float, theirs: float) -> str:

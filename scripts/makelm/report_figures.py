@@ -1,6 +1,7 @@
 """A run's numbers to look at first."""
 
 from makelm import pages, samples_page
+from makelm.progress import score
 from makelm.report_runs import Run
 
 
@@ -14,15 +15,15 @@ def figures(run: Run) -> list[dict]:
     sources = [*scores.get("sources", {}).items(), *scores.get("sets", {}).items()]
     common, of_documents = contamination(run)
     found = [
-        ("bits per byte", f"{scores['bits_per_byte']:.3f}", "", f"{scores['bytes']:,} bytes of validation documents"),
-        *[(f"of {name}", f"{own['bits_per_byte']:.3f}", "", f"{own['bytes']:,} bytes") for name, own in sources],
+        ("bits per byte", score(scores["bits_per_byte"]), "", f"{scores['bytes']:,} bytes of validation documents"),
+        *[(f"of {name}", score(own["bits_per_byte"]), "", f"{own['bytes']:,} bytes") for name, own in sources],
         (
             "validation loss",
-            f"{scores['validation_loss']:.3f}",
-            f"± {scores['validation_loss_sem']:.3f}",
+            score(scores["validation_loss"]),
+            f"± {score(scores['validation_loss_sem'])}",
             "nats per token",
         ),
-        ("perplexity", f"{scores['perplexity']:.2f}", "", f"{scores['tokens']:,} validation tokens"),
+        ("perplexity", score(scores["perplexity"], 2), "", f"{scores['tokens']:,} validation tokens"),
         *more_losses(scores),
         ("validation seen in train", common, "", of_documents),
         ("samples that parse", samples_page.rate(run.samples), "", "as Python; of a cut text, what is complete"),
@@ -38,12 +39,12 @@ def more_losses(scores: dict) -> list[tuple[str, str, str, str]]:
     """Returns the figures of losses beside the validation loss, where there are any."""
     found = []
     if scores.get("last_token_loss") is not None:
-        places = [f"token {place}: {loss:.3f}" for place, loss in scores.get("loss_by_position", {}).items()]
-        found.append(("last token's loss", f"{scores['last_token_loss']:.3f}", "", "; ".join(places)))
+        places = [f"token {place}: {score(loss)}" for place, loss in scores.get("loss_by_position", {}).items()]
+        found.append(("last token's loss", score(scores["last_token_loss"]), "", "; ".join(places)))
     if scores.get("train_loss") is not None:
         sem = scores.get("train_loss_sem")
         of = f"{scores['train_windows']:,} windows of training tokens" if "train_windows" in scores else ""
-        found.append(("training loss, after", f"{scores['train_loss']:.3f}", f"± {sem:.3f}" if sem else "", of))
+        found.append(("training loss, after", score(scores["train_loss"]), f"± {score(sem)}" if sem else "", of))
     return found
 
 

@@ -99,10 +99,6 @@ class Folder:
         return self.open_part("valid")
 
     @property
-    def train_tokens(self) -> int:
-        return self.total("train", "tokens")
-
-    @property
     def valid_tokens(self) -> int:
         return self.total("valid", "tokens")
 

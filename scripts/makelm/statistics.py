@@ -9,8 +9,6 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-Tensors = dict[str, Array]  # by the name of a parameter
-
 
 def of_tensors(
     parameters: dict[str, Array], gradients: dict[str, Array], updates: dict[str, Array]

@@ -102,8 +102,12 @@ class Computation:
         if self.average is None:
             return state["parameters"]
         sums = state["average"]
-        unbiased = optax.tree.bias_correction(sums.ema, self.train.ema, sums.count)
-        return jax.tree.map(lambda p, mean: mean.astype(p.dtype), state["parameters"], unbiased)
+        unbiased = optax.tree.bias_correction(sums.ema, self.train.ema, jnp.maximum(sums.count, 1))
+
+        def averaged(parameter: Array, mean: Array) -> Array:
+            return jnp.where(sums.count > 0, mean.astype(parameter.dtype), parameter)  # of no step there is no mean
+
+        return jax.tree.map(averaged, state["parameters"], unbiased)
 
     def validate(self, state: State, windows_BT: Array) -> tuple[Array, Array]:
         """Returns of each window the sum of its losses, and its targets."""
@@ -171,12 +175,18 @@ def in_float32(tree: Any) -> Any:
 
 
 def kept_where(good: Array, after: State, before: State) -> State:
-    """Returns the state after a step, or where it is not good the one before it; counts of steps go on."""
+    """Returns the state after a step, or where it is not good the one before it; only the schedule goes on.
 
-    def leaf(new: Array, old: Array) -> Array:
-        return jnp.where(good, new, old) if jnp.issubdtype(new.dtype, jnp.floating) else new
+    The other counts are of what went into the moments and averages, which are divided by what follows from them.
+    """
 
-    return jax.tree.map(leaf, after, before)
+    def is_schedule(node: Any) -> bool:
+        return isinstance(node, optax.ScaleByScheduleState)
+
+    def kept(new: Any, old: Any) -> Any:
+        return new if is_schedule(new) else jnp.where(good, new, old)
+
+    return jax.tree.map(kept, after, before, is_leaf=is_schedule)
 
 
 def with_schedule_at(optimizer_state: Any, step: Array) -> Any:

@@ -91,10 +91,6 @@ class Tokenizer(ABC):
         """Returns the text of ids; bytes that are no UTF-8 become U+FFFD, special tokens become nothing."""
         return b"".join(self.tokens[token] for token in ids).decode(errors="replace")
 
-    def token_bytes(self, token: int) -> bytes:
-        """Returns the bytes that a token stands for, which need not be whole characters."""
-        return self.tokens[token]
-
     @property
     def first(self) -> int | None:
         """Returns the id that stands before a text that begins a document, where there is one."""

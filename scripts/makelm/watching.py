@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from makelm import identities
-from makelm.progress import clock
+from makelm.progress import clock, score
 
 WAITING, STARTING, RUNNING, STOPPED, FINISHED = "waiting", "starting", "running", "stopped", "finished"
 TAIL = 1 << 22  # bytes at the end of a file that are looked at: some 25,000 steps
@@ -49,9 +49,9 @@ class State:
             f"{self.step:,}" + (f"/{self.steps:,} steps ({self.step / self.steps:.0%})" if self.steps else " steps")
         ]
         if self.loss is not None:
-            parts.append(f"loss {self.loss:.3f}")
+            parts.append(f"loss {score(self.loss)}")
         if self.validation_loss is not None:
-            parts.append(f"validation {self.validation_loss:.3f}")
+            parts.append(f"validation {score(self.validation_loss)}")
         if self.kind == RUNNING and self.speed is not None:
             parts.append(f"{self.speed:,.0f} tokens/s")
         if self.kind == RUNNING and self.left is not None:
@@ -92,8 +92,8 @@ def result(run: Path) -> str:
     manifest, summary = (json.loads((run / name).read_text()) for name in ("manifest.json", "summary.json"))
     return (
         f"trained: {summary['steps']:,} steps, {summary['tokens']:,} tokens, the last start took"
-        f" {clock(manifest['made']['seconds'])}; loss {summary['loss']:.3f}, validation loss"
-        f" {summary['validation_loss']:.3f} nats per token, identity {summary['identity']}"
+        f" {clock(manifest['made']['seconds'])}; loss {score(summary['loss'])}, validation loss"
+        f" {score(summary['validation_loss'])} nats per token, identity {summary['identity']}"
     )
 
 

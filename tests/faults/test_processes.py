@@ -127,6 +127,16 @@ def test_a_checkpoint_of_two_processes_is_gone_on_from_by_one_on_another_mesh(da
     )
 
 
+def test_bad_steps_before_and_after_a_restart_end_both_after_the_same_step(data, begin, tmp_path, tell):
+    bad = {"bad_steps": "skip", "max_gradient_norm": 1e-12, "steps": 12, "validate_every": 4}
+    first = begin(data, tmp_path, bad, MESH)
+    assert [code for code, _ in wait(first)] == [0, 0]
+    ended = wait(begin(data, tmp_path, bad | {"steps": 60}, MESH)[2:])
+    assert [code for code, _ in ended] == [2, 2], ended
+    assert all("at step 20 " in line and "the 20th bad step in a row" in line for _, line in ended), ended
+    tell("faults", "12 bad steps, a restart, 8 more, in two processes", "both end with 2 at the 20th")
+
+
 @pytest.mark.parametrize("victim", [0, 1])
 def test_when_one_dies_the_other_ends_within_a_minute(data, begin, tmp_path, victim, tell):
     processes = begin(data, tmp_path, {"steps": 100_000}, MESH)
