@@ -114,7 +114,10 @@ def test_ctrl_c_stops_an_answer_and_not_the_program(run, capsys, monkeypatch):
 
 def test_what_is_wrong_is_one_line(run, tmp_path, capsys):
     cases = {
-        ("--top-p", "0", "--prompt", "a"): "--top-p: 0.0 is out of bounds",
+        ("--top-p", "0", "--prompt", "a"): "--top-p: input should be greater than 0, got 0.0",
+        ("--temperature", "nan", "--prompt", "a"): "--temperature: input should be a finite number, got nan",
+        ("--repetition-penalty", "1e39", "--prompt", "a"): "less than or equal to 100, got 1e+39",
+        ("--seed", "-1", "--prompt", "a"): "--seed: input should be greater than or equal to 0, got -1",
         ("--stop", "", "--prompt", "a"): "--stop: an empty string",
         ("--cores", "0", "--prompt", "a"): "--cores must be 1 or more",
         ("--tokenizer", str(tmp_path), "--prompt", "a"): "is missing; run train_tokenizer",

@@ -8,8 +8,13 @@ import sys
 from collections.abc import Generator
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from makelm import cli, programs, prompts, tokenizer, weights
+from makelm.config_asking import MinP, RepetitionPenalty, Temperature, TopP
+from makelm.config_types import Count, Seed
 from makelm.errors import UserError
 from makelm.generate import Engine, Options
 from makelm.model import Skeleton
@@ -18,6 +23,15 @@ from makelm.pages import visible
 DONE, USER = 0, 2  # exit codes
 HELP = "type a text to be written on; Ctrl-C stops an answer, Ctrl-D ends; \\n in it is a new line"
 CHUNK = 8  # tokens between two looks: people see each
+BOUNDS = {
+    "temperature": Temperature,
+    "top_k": Count,
+    "top_p": TopP,
+    "min_p": MinP,
+    "repetition_penalty": RepetitionPenalty,
+    "max_new_tokens": Annotated[Count, Field(lt=2**31)],
+    "seed": Seed,
+}
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -71,18 +85,13 @@ def main(words: list[str]) -> int:
 def options_of(args: argparse.Namespace) -> Options:
     """Returns the options that flags give. Raises UserError where a number is out of its bounds."""
     given = {field.name: getattr(args, field.name) for field in fields(Options) if hasattr(args, field.name)}
-    bounds = {
-        "temperature": (0, float("inf")),
-        "top_k": (1, float("inf")),
-        "top_p": (1e-9, 1),
-        "min_p": (0, 1),
-        "repetition_penalty": (1e-9, float("inf")),
-        "max_new_tokens": (1, 2**31 - 1),
-        "seed": (0, 2**32 - 1),
-    }
-    for name, (low, high) in bounds.items():
-        if given[name] is not None and not low <= given[name] <= high:
-            raise UserError(f"--{name.replace('_', '-')}: {given[name]} is out of bounds")
+    for name, kind in BOUNDS.items():
+        try:
+            TypeAdapter(kind | None).validate_python(given[name])
+        except ValidationError as error:
+            message = error.errors()[0]["msg"]
+            flag = name.replace("_", "-")
+            raise UserError(f"--{flag}: {message[:1].lower()}{message[1:]}, got {given[name]}") from None
     if not all(args.stop):
         raise UserError("--stop: an empty string would end every answer")
     seed = fresh_seed() if args.seed is None else args.seed
