@@ -116,8 +116,12 @@ def tokenizer_folder(path: Path) -> dict:
 def weights(path: Path) -> dict:
     """Returns the names, shapes and dtypes in a safetensors file; it reads the header only."""
     header = tensor_header.read(path)
-    metadata = header.metadata
-    own = {"model": json.loads(metadata["makelm"])} if "makelm" in metadata else {"metadata": metadata}
+    own = {"metadata": header.metadata}
+    if "makelm" in header.metadata:
+        try:
+            own = {"model": json.loads(header.metadata["makelm"])}
+        except (ValueError, RecursionError):
+            raise UserError(f"{path} is damaged: what makelm says in it of the model is no JSON") from None
     return {"parameters": header.parameters, "bytes": header.bytes, "tensors": header.tensors, **own}
 
 
@@ -139,7 +143,7 @@ def identity(path: Path) -> dict:
     """Returns the complete steps of one identity, what is unfinished, and how large it is."""
     names = [each.name for each in path.iterdir() if each.is_dir()]
     return {
-        "steps": sorted(int(name) for name in names if name.isdigit()),
+        "steps": sorted(int(name) for name in names if name.isascii() and name.isdecimal()),
         "unfinished": sorted(name for name in names if UNFINISHED in name),
         "bytes": sum(each.stat().st_size for each in path.rglob("*") if each.is_file()),
     }
@@ -151,7 +155,7 @@ def json_lines(path: Path) -> dict:
         with path.open(encoding="utf-8") as file:
             first = [json.loads(line) for line in islice(file, FIRST_LINES)]
             rest = sum(1 for _ in file)
-    except ValueError:  # no UTF-8 is one too
+    except (ValueError, RecursionError):  # no UTF-8 is a ValueError too
         raise UserError(f"{path} is damaged or no lines of JSON") from None
     return {"lines": len(first) + rest, "bytes": path.stat().st_size, "first_lines": first}
 
