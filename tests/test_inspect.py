@@ -75,6 +75,25 @@ def test_a_step_is_a_plain_number(look, built):
     assert max(identity["steps"]) == 30
 
 
+@pytest.mark.parametrize(
+    ("folder", "stage"),
+    [
+        ("encode_shard/*/*", "encode_shard"),
+        ("train_model/tiny/weights", "train_model"),
+        ("train_model/tiny/checkpoints", "train_model"),
+        ("train_model/tiny/checkpoints/*", "train_model"),
+    ],
+)
+def test_a_folder_of_shards_or_within_a_run_is_traced_as_well(look, built, folder, stage):
+    about = look(first(built, folder))
+    assert about["manifest"]["content"]["stage"] == stage
+    assert [entry["stage"] for entry in about["made_from"]][:2] == CHAIN[:2] and about["no_longer_there"] == []
+
+
+def test_a_folder_that_no_stage_made_has_no_manifest(look):
+    assert "manifest" not in look("train_model") and "manifest" not in look("")
+
+
 @pytest.mark.parametrize("path", ["sample_model/tiny", "sample_model/tiny/samples.jsonl", "write_report/report.html"])
 def test_ancestry_goes_back_to_the_corpus(look, path):
     about = look(path)

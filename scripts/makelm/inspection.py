@@ -14,6 +14,7 @@ from makelm.errors import UserError
 FIRST_TOKENS = 64
 FIRST_DOCUMENTS = 5
 FIRST_LINES = 3
+NUMBERED = "[0-9]" * 5 + ".json"  # manifests of token shards
 UNFINISHED = ".orbax-checkpoint-tmp"  # how Orbax names a checkpoint that is being written
 
 
@@ -170,12 +171,15 @@ def folder(path: Path) -> dict:
 
 
 def find_manifest(path: Path) -> Path | None:
-    """Returns the manifest that lists a file, or that stands in a folder; None where there is none."""
-    if path.is_dir() and (path / "manifest.json").exists():
-        return path / "manifest.json"
+    """Returns the manifest that lists a file, or that a folder or the nearest above it has; None where there is none.
+
+    Of a folder of token shards, whose manifests bear their numbers, it is the first one's.
+    """
+    if path.is_dir():
+        around = (parent / "manifest.json" for parent in path.parents)  # of weights and checkpoints, the run's
+        return next(filter(Path.exists, [path / "manifest.json", *sorted(path.glob(NUMBERED)), *around]), None)
     for parent in path.parents:
-        # the manifests of token shards bear their number
-        candidates = [parent / "manifest.json", *parent.glob("[0-9]" * 5 + ".json")]
+        candidates = [parent / "manifest.json", *parent.glob(NUMBERED)]
         for candidate in filter(Path.exists, candidates):
             if candidate == path or path.relative_to(parent).as_posix() in read(candidate)["content"]["files"]:
                 return candidate
