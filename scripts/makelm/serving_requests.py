@@ -150,7 +150,9 @@ def asked(body: Body, encoding: Tokenizer, skeleton: Skeleton, limits: Limits) -
     found = [ids_of(prompt, encoding, skeleton, new, last) for prompt in listed(body.prompt)]
     texts = len(found) * len(options)
     if texts > limits.queue:
-        raise ApiError(400, f"{texts:,} texts at once; at most {limits.queue:,} here", "n", "invalid_value")
+        param = "prompt" if len(found) > limits.queue else "n"
+        message = f"{param}: {texts:,} texts at once (prompts times n); at most {limits.queue:,} here"
+        raise ApiError(400, message, param, "invalid_value")
     echoes = [prompt if isinstance(prompt, str) else encoding.decode(prompt) for prompt in listed(body.prompt)]
     usage = bool(body.stream_options and body.stream_options.include_usage)
     quiet = [""] * len(found)
