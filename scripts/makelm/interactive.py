@@ -2,7 +2,9 @@
 
 import argparse
 import contextlib
+import io
 import os
+import re
 import signal
 import sys
 from collections.abc import Generator
@@ -71,6 +73,7 @@ def main(words: list[str]) -> int:
         skeleton = Skeleton(trained.model, trained.vocab_size, trained.end_of_text)
         engine = Engine(skeleton, trained.parameters, encoding.tokens, encoding.end_of_text, slots=1, chunk=CHUNK)
         if args.prompt is not None:
+            check_text("--prompt", args.prompt)
             show(answer(engine, encoding, args.prompt, options))
         else:
             converse(engine, encoding, options, fresh=args.seed is None)
@@ -92,10 +95,19 @@ def options_of(args: argparse.Namespace) -> Options:
             message = error.errors()[0]["msg"]
             flag = name.replace("_", "-")
             raise UserError(f"--{flag}: {message[:1].lower()}{message[1:]}, got {given[name]}") from None
+    for text in args.stop:
+        check_text("--stop", text)
     if not all(args.stop):
         raise UserError("--stop: an empty string would end every answer")
     seed = fresh_seed() if args.seed is None else args.seed
     return Options(**given | {"seed": seed, "stop": tuple(args.stop)})
+
+
+def check_text(said: str, text: str) -> None:
+    """Raises UserError where a text holds bytes that are not UTF-8, which Python keeps as halves of surrogate pairs."""
+    if odd := re.search("[\udc80-\udcff]", text):
+        byte = ord(odd[0]) - 0xDC00
+        raise UserError(f"{said} is not UTF-8: there is a byte 0x{byte:02x} after {text[: odd.start()][-20:]!r}")
 
 
 def fresh_seed() -> int:
@@ -122,7 +134,7 @@ def find_tokenizer(run: Path, digest: str) -> Path:
 
 def answer(engine: Engine, encoding: tokenizer.Tokenizer, text: str, options: Options) -> Generator[str, None, None]:
     """Yields what is written after a text, as it comes. Raises UserError where it cannot be written on."""
-    slot = engine.admit(prompts.encoded(text, encoding).ids, options)
+    slot = engine.admit(prompts.encoded(text, encoding, "the prompt").ids, options)
     try:
         while engine.slots[slot] is not None:
             yield from (piece.text for piece in engine.step())
@@ -152,6 +164,8 @@ def converse(engine: Engine, encoding: tokenizer.Tokenizer, options: Options, fr
     """Writes on from each line that is typed, until there is none; `fresh`: each time with another seed."""
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  lines can be edited and called back
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # a line that is not UTF-8 is one to complain of, not the end
     print(HELP, file=sys.stderr)
     while True:
         try:
@@ -163,6 +177,7 @@ def converse(engine: Engine, encoding: tokenizer.Tokenizer, options: Options, fr
             print()
             return
         try:
+            check_text("the line", line)
             show(answer(engine, encoding, typed(line), options))
         except UserError as error:
             print(error, file=sys.stderr)
