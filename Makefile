@@ -78,7 +78,7 @@ test-faults: $(READY) ## meshes, interruptions, and KILLS=50 kill -9 at random m
 test-cluster: $(READY) ## the pipeline on a Slurm that this starts and stops; as root, it installs Debian's packages
 	@MAKELM_CLUSTER=1 .venv/bin/python -m pytest tests/cluster -rs --durations=10 $(ARGS)
 
-test-serve: $(READY) ## servers, asked by many and by a browser; installs what asks, and as root Debian's Chromium
+test-serve: $(READY) ## servers, asked by many and by a browser, and reports in one; installs what asks, and as root Debian's Chromium
 	@.venv/bin/uv sync --locked --quiet --inexact --group serving
 	@MAKELM_SERVE=1 .venv/bin/python -m pytest tests/serve -rs --durations=10 $(ARGS)
 

@@ -82,10 +82,10 @@ class Tree:
         self.put(f"evaluate_model/{name}", {"scores.json": json.dumps(scores)}, [trained, *shards, corpus], {}, {})
         self.put(f"export_model/{name}", {}, [trained, tokenizer], {}, {"architecture": "Qwen3ForCausalLM"})
 
-    def asked(self, name: str, task: str, known_as: str, metrics: dict[str, float], limit: int | None = None) -> None:
+    def asked(self, name: str, task: str, known_as: str, metrics: dict[str, float], limit=None, ngrams=1000) -> None:
         """Writes what is left of asking a run a task."""
         self.put(f"download_task/{task}", {}, [], {"task": {"name": known_as, "file": None}}, {})
-        seen = {"ngram": 13, "ngrams": 1000, "share": 0.031, "documents_with_any": 9}
+        seen = {"ngram": 13, "ngrams": ngrams, "share": 0.031, "documents_with_any": 9}
         scores = {
             "task": known_as,
             "version": 1.0,

@@ -126,6 +126,12 @@ def test_the_default_is_valid_and_values_have_their_types():
         ("run.stdlib.train.steps", "many", "run.stdlib.train.steps: input should be a valid integer, got 'many'"),
         ("run.stdlib.train.steps", 1.5, "run.stdlib.train.steps: input should be a valid integer, got 1.5"),
         ("run.stdlib.train.steps", True, "run.stdlib.train.steps: input should be a valid integer, got True"),
+        (
+            "run.stdlib.sample.temperature",
+            1e-9,
+            "run.stdlib.sample.temperature: should be 0 or at least 0.0001, got 1e-09",
+        ),
+        ("run.stdlib.sample.repetition_penalty", "1e39", "input should be less than or equal to 100, got 1e+39"),
         ("run.stdlib.train.steps", 0, "run.stdlib.train.steps: input should be greater than or equal to 1, got 0"),
         ("run.stdlib.train", None, "run.stdlib.train must be a map, got None"),
         ("run.stdlib.model.d_head", 63, "run.stdlib.model.d_head: input should be a multiple of 2, got 63"),

@@ -1,6 +1,7 @@
 """inspect_artifact: every kind of artifact says what it is and where it comes from."""
 
 import json
+import struct
 
 import pytest
 from checkout import Checkout
@@ -64,6 +65,35 @@ def test_checkpoints(look):
     assert max(identity[1]["steps"]) == 30 and identity[1]["unfinished"] == []
 
 
+def test_a_step_is_a_plain_number(look, built):
+    (odd,) = (path / "³" for path in (built.results / "train_model/tiny/checkpoints").iterdir())
+    odd.mkdir()
+    try:
+        (identity,) = look("train_model/tiny/checkpoints")["facts"]["identities"].values()
+    finally:
+        odd.rmdir()
+    assert max(identity["steps"]) == 30
+
+
+@pytest.mark.parametrize(
+    ("folder", "stage"),
+    [
+        ("encode_shard/*/*", "encode_shard"),
+        ("train_model/tiny/weights", "train_model"),
+        ("train_model/tiny/checkpoints", "train_model"),
+        ("train_model/tiny/checkpoints/*", "train_model"),
+    ],
+)
+def test_a_folder_of_shards_or_within_a_run_is_traced_as_well(look, built, folder, stage):
+    about = look(first(built, folder))
+    assert about["manifest"]["content"]["stage"] == stage
+    assert [entry["stage"] for entry in about["made_from"]][:2] == CHAIN[:2] and about["no_longer_there"] == []
+
+
+def test_a_folder_that_no_stage_made_has_no_manifest(look):
+    assert "manifest" not in look("train_model") and "manifest" not in look("")
+
+
 @pytest.mark.parametrize("path", ["sample_model/tiny", "sample_model/tiny/samples.jsonl", "write_report/report.html"])
 def test_ancestry_goes_back_to_the_corpus(look, path):
     about = look(path)
@@ -93,6 +123,16 @@ def test_the_text_is_for_people(built):
     assert "made by train_model" in said and "download_corpus/" in said
 
 
+def tensors(**entries) -> bytes:
+    """Returns a safetensors file of four bytes with this header."""
+    header = json.dumps(entries).encode()
+    return struct.pack("<Q", len(header)) + header + bytes(4)
+
+
+X = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+NONE = "x.safetensors is damaged or no safetensors file"
+
+
 @pytest.mark.parametrize(
     ("name", "content", "line"),
     [
@@ -101,6 +141,16 @@ def test_the_text_is_for_people(built):
         ("x.safetensors", b"\xff" * 20, "x.safetensors is damaged or no safetensors file"),
         ("x.jsonl", b'{"a": 1}\n{\n', "x.jsonl is damaged or no lines of JSON"),
         ("x.jsonl", b"1\n2\n3\n4\n\xff\n", "x.jsonl is damaged or no lines of JSON"),
+        ("x.jsonl", b"[" * 10_000, "x.jsonl is damaged or no lines of JSON"),
+        ("x.safetensors", tensors(x=X | {"shape": [-1]}), NONE),
+        ("x.safetensors", tensors(x=X | {"shape": [2]}), NONE),
+        ("x.safetensors", tensors(x=X | {"dtype": "F99"}), NONE),
+        ("x.safetensors", tensors(x=X, __metadata__=5), NONE),
+        (
+            "x.safetensors",
+            tensors(x=X, __metadata__={"makelm": "{bad"}),
+            "what makelm says in it of the model is no JSON",
+        ),
         ("x.jsonl.zst", b"no frame", "x.jsonl.zst is damaged or no document shard"),
     ],
 )

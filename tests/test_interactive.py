@@ -61,6 +61,22 @@ def test_a_conversation_goes_on_until_there_is_no_more(run, capsys, monkeypatch)
     assert "Ctrl-D ends" in said.err
 
 
+def test_a_line_that_is_not_utf_8_is_told_of_and_the_next_one_is_answered(run):
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts/sample_model.py", "--run", run, "--temperature", "0", "--max-new-tokens", "2"],
+        input=b"a\xff\nx\n",
+        capture_output=True,
+    )
+    assert done.returncode == 0 and expected("x", 2).encode() in done.stdout
+    assert b"the line is not UTF-8: there is a byte 0xff after 'a'" in done.stderr and b"Traceback" not in done.stderr
+
+
+def test_an_empty_prompt_needs_a_token_to_begin_with(monkeypatch):
+    monkeypatch.setattr(interactive.prompts, "before", lambda _: [])
+    with pytest.raises(interactive.UserError, match=r"^the prompt: this tokenizer has no token to begin with"):
+        next(interactive.answer(engine(), encoding, "", generate.Options(max_new_tokens=1, temperature=0)))
+
+
 def test_a_stop_string_has_line_ends_as_a_typed_text_has(run, monkeypatch):
     seen = []
     monkeypatch.setattr(interactive, "answer", lambda engine, encoding, text, options: seen.append(options.stop))
@@ -114,8 +130,16 @@ def test_ctrl_c_stops_an_answer_and_not_the_program(run, capsys, monkeypatch):
 
 def test_what_is_wrong_is_one_line(run, tmp_path, capsys):
     cases = {
-        ("--top-p", "0", "--prompt", "a"): "--top-p: 0.0 is out of bounds",
+        ("--top-p", "0", "--prompt", "a"): "--top-p: input should be greater than 0, got 0.0",
+        ("--temperature", "nan", "--prompt", "a"): "--temperature: input should be a finite number, got nan",
+        ("--repetition-penalty", "1e39", "--prompt", "a"): "less than or equal to 100, got 1e+39",
+        ("--seed", "-1", "--prompt", "a"): "--seed: input should be greater than or equal to 0, got -1",
         ("--stop", "", "--prompt", "a"): "--stop: an empty string",
+        (
+            "--prompt",
+            "ab\udcffc",
+        ): "--prompt is not UTF-8: there is a byte 0xff after 'ab'",  # so Python has a byte of argv
+        ("--stop", "\udc80", "--prompt", "a"): "--stop is not UTF-8: there is a byte 0x80 after ''",
         ("--cores", "0", "--prompt", "a"): "--cores must be 1 or more",
         ("--tokenizer", str(tmp_path), "--prompt", "a"): "is missing; run train_tokenizer",
     }

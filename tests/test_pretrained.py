@@ -22,7 +22,9 @@ from makelm.progress import Progress
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SCRIPT = REPOSITORY / "scripts/download_weights.py"
-SETTINGS = json.dumps({"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2"}).encode()
+GPT2 = {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "n_layer": 1, "n_embd": 8, "n_head": 2}
+GPT2 |= {"n_positions": 16, "vocab_size": 32}
+SETTINGS = json.dumps(GPT2).encode()
 SHARDS = {
     "model-00001-of-00002.safetensors": save({"a": np.ones((4, 8), np.float32)}),
     "model-00002-of-00002.safetensors": save({"b": np.ones(3, np.float16)}),
@@ -202,6 +204,28 @@ def test_what_the_hub_refuses_is_one_line(server, name, revision, line):
     with pytest.raises(UserError, match=line) as caught:
         from_hub(name, revision)
     assert "\n" not in str(caught.value) and not {"pytorch_model.bin"} & set(server.asked)
+
+
+LLAMA = {"model_type": "llama", "num_hidden_layers": 1, "hidden_size": 8, "num_attention_heads": 2, "vocab_size": 32}
+LLAMA |= {"intermediate_size": 16, "max_position_embeddings": 16}
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        (LLAMA | {"model_type": "mistral"}, "model_type is mistral; makelm reads gpt2, gptj, llama, qwen3$"),
+        (LLAMA | {"attention_bias": True}, "attention_bias is true; makelm computes false only$"),
+        (LLAMA | {"rope_scaling": {"rope_type": "llama3", "factor": 8}}, "rotary positions are not the default ones"),
+    ],
+)
+def test_a_model_that_is_not_computed_is_refused_before_its_weights_are_fetched(server, tmp_path, settings, line):
+    files = SINGLE | {"config.json": json.dumps(settings).encode()}
+    server.models["org/other"] = files
+    with pytest.raises(UserError, match=rf"config\.json: {line}"):
+        from_hub("org/other")
+    assert "config.json" in server.asked and "model.safetensors" not in server.asked
+    with pytest.raises(UserError, match=rf"config\.json: {line}"):
+        local(lay(tmp_path / "model", files))
 
 
 def test_a_hub_that_cannot_be_reached_is_one_line(server, monkeypatch):

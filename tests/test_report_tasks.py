@@ -32,6 +32,16 @@ def test_tasks_stand_beside_what_others_reported_of_the_same_tasks(asked):
     assert 'id="tasks"' not in report.page(read(asked, "small"), "today")
 
 
+def test_what_is_seen_in_train_is_explained_only_where_it_is_shown(asked):
+    assert "seen is the share" in report.page(read(asked, "asked"), "today")
+    tree = Tree(asked)
+    tree.digests = {"train_model/asked/manifest": manifest.read(asked / "train_model/asked/manifest.json")["digest"]}
+    for task in ("piqa", "own"):
+        tree.asked("asked", task, task, {"acc": 0.6}, ngrams=0)
+    page = report.page(read(asked, "asked"), "today")
+    assert "with its standard error." in page and "% seen" not in page and "seen is the share" not in page
+
+
 def test_others_figures_come_only_with_the_whole_task_and_each_as_the_source_has_it(asked):
     tree = Tree(asked)
     tree.digests = {"train_model/asked/manifest": manifest.read(asked / "train_model/asked/manifest.json")["digest"]}

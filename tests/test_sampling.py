@@ -60,6 +60,7 @@ def test_top_p_and_top_k_keep_ties_and_can_rule_out_token_0():
         ({"top_p": 0.6}, {1, 2, 3}),
         ({"top_p": 0.95}, {0, 1, 2, 3}),
         ({"min_p": 0.3}, {1, 2, 3}),
+        ({"top_p": 1e-300}, {3}),  # 0 in float32
     ):
         assert left(logits_1V, options(**changes)) == [expected], changes
     assert left(-logits_1V, options(top_k=1)) == [{0}]

@@ -78,7 +78,8 @@ def test_a_prompt_has_any_of_four_shapes_and_choices_have_seeds_of_their_own():
         ({"prompt": "\ud800"}, "prompt", "half of a surrogate pair"),
         ({"prompt": "x" * 40}, "prompt", "context is 32 tokens, but the prompt has more tokens than that"),
         ({"prompt": [1] * 33}, "prompt", "the prompt has 33 tokens"),
-        ({"prompt": ["a"] * 4, "n": 2}, "n", "8 texts at once; at most 6 here"),
+        ({"prompt": ["a"] * 4, "n": 2}, "n", "8 texts at once (prompts times n); at most 6 here"),
+        ({"prompt": ["a"] * 7}, "prompt", "7 texts at once (prompts times n); at most 6 here"),
         ({"max_tokens": 0}, "max_tokens", "greater than or equal to 1"),
         ({"max_tokens": 513}, "max_tokens", "at most 512 here"),
         ({"max_tokens": 1.5}, "max_tokens", "valid integer"),
@@ -362,7 +363,9 @@ def test_logs_and_metrics_hold_no_prompt(served):
     lines = [line for line in served.lines if "POST" in line]
     assert any(line.endswith(" s, 7 + 2 tokens") for line in lines) and not any("secret" in line for line in lines)
     assert all("\n" not in line for line in served.lines)
+    assert served.ask("/v1/models/m")[0] == 200
     text = served.ask("/metrics")[2].decode()
+    assert 'path="/v1/models/m",status="200"' in text
     assert 'makelm_requests_total{path="/v1/completions",status="200"}' in text and "secret" not in text
     assert 'path="other"' in text and "makelm_generated_tokens_total" in text
     assert "makelm_time_to_first_token_seconds_bucket" in text

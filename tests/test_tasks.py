@@ -291,15 +291,66 @@ def test_tasks_by_name_are_those_of_gptjs_table():
         ({"name": None, "file": "none.yaml"}, "cannot read none.yaml: No such file"),
         ({"name": None, "file": "group.yaml"}, "group.yaml is no single task"),
         ({"name": None, "file": "broken.yaml"}, "broken.yaml: cannot load the task: "),
+        ({"name": None, "file": "no_function.yaml"}, "no_function.yaml: cannot load the task: AttributeError: Module"),
+        (
+            {"name": None, "file": "no_python.yaml"},
+            "cannot load the task: SyntaxError: invalid syntax (slip.py, line 1)",
+        ),
+        ({"name": None, "file": "no_row.yaml"}, "cannot load the task: KeyError: 'nothing' (helpers.py, line 2)"),
     ],
 )
 def test_a_task_that_cannot_be_had_is_one_line(tmp_path, monkeypatch, source, line):
     monkeypatch.chdir(tmp_path)
     Path("group.yaml").write_text("group: several\ntask: [a, b]\n")
     write_task(tmp_path, "choice", doc_to_text="{{missing.key}}").rename("broken.yaml")
+    write_task(tmp_path, "choice")
+    Path("helpers.py").write_text("def ask(row):\n    return row['nothing']\n")
+    Path("slip.py").write_text("def ask(row: return 0\n")
+    for name, function in {"no_function": "helpers.answer", "no_python": "slip.ask", "no_row": "helpers.ask"}.items():
+        Path(f"{name}.yaml").write_text(f"include: choice.yaml\ntask: a\ndoc_to_text: !function {function}\n")
     with pytest.raises(UserError) as caught:
         tasks.bring(TaskSource(**source), tmp_path, tmp_path)
     assert line in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("", "choice.yaml: cannot load the task: there is nothing in {path}"),
+        ("{broken\n", "Missing a name for object member. in row 1 in {path}"),
+    ],
+)
+def test_data_that_cannot_be_read_are_named(tmp_path, text, line):
+    path = write_task(tmp_path, "choice")
+    (tmp_path / "choice.jsonl").write_text(
+        (tmp_path / "choice.jsonl").read_text().splitlines()[0] + "\n" if text else ""
+    )
+    (tmp_path / "choice.jsonl").open("a").write(text)
+    with pytest.raises(UserError) as caught:
+        tasks.bring(TaskSource(name=None, file=str(path)), tmp_path / "out", tmp_path / "scratch")
+    assert line.format(path=tmp_path / "choice.jsonl") in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_metric_that_lm_eval_does_not_know_is_named(tmp_path):
+    path = write_task(tmp_path, "choice", metric_list=[{"metric": "accc", "aggregation": "mean"}])
+    with pytest.raises(UserError, match=r"'accc', which task choice asks for; did you mean 'acc'\?$"):
+        tasks.bring(TaskSource(name=None, file=str(path)), tmp_path / "out", tmp_path / "scratch")
+
+
+def test_a_task_without_a_score_is_one_line(brought, model):
+    task, _ = brought("choice", metric_list=[{"metric": "word_perplexity"}])
+    with pytest.raises(UserError, match=r"^choice: no score came out; .*: word_perplexity$"):
+        tasks.ask(task, model, ASKING)
+
+
+def test_a_row_that_cannot_be_asked_is_one_line_and_a_bug_of_ours_is_none(brought, model, monkeypatch):
+    rows = [ROWS[3], ROWS[0]]  # lm-eval tries the first one when it loads a task
+    task, _ = brought("choice", rows, doc_to_text="{{1 / answer}}")
+    with pytest.raises(UserError, match=r"^choice: cannot ask the task: ZeroDivisionError: division by zero$"):
+        tasks.ask(task, model, ASKING)
+    monkeypatch.setattr(model, "pair", lambda *_: {}["bug"])
+    with pytest.raises(KeyError, match="bug"):
+        tasks.ask(brought("last_word")[0], model, ASKING)
 
 
 def test_without_lm_eval_one_line_says_how_to_get_it(monkeypatch):

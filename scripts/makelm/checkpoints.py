@@ -212,4 +212,4 @@ def others(folder: Path, identity: str) -> list[str]:
 
 def steps(folder: Path) -> list[int]:
     """Returns the steps of which an identity's folder has a checkpoint: what is being written has another name."""
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal())

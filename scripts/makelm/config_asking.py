@@ -2,22 +2,36 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PlainValidator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, model_validator
 from pydantic_core import PydanticCustomError
 
 from makelm.config_types import (
     Count,
-    Float,
-    Fraction,
     Name,
     Natural,
-    NonNegative,
-    Positive,
     Section,
     Seed,
     Text,
+    number,
     whole_number,
 )
+
+COLDEST = 1e-4  # logits divided by it are finite in float32
+
+
+def not_too_cold(temperature: float) -> float:
+    """Returns a temperature by which logits can be divided, or 0, by which none are."""
+    if 0 < temperature < COLDEST:
+        raise PydanticCustomError("temperature", "should be 0 or at least {coldest}", {"coldest": COLDEST})
+    return temperature
+
+
+# how a token is drawn: in a configuration, on the command line and in a request
+Temperature = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False), AfterValidator(not_too_cold)]
+TopP = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+MinP = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+RepetitionPenalty = Annotated[float, Field(ge=0.01, le=100, allow_inf_nan=False)]
+Read = BeforeValidator(number)
 
 
 def prompt(value: Any) -> str | dict[str, Any]:
@@ -45,11 +59,11 @@ class Sample(Section):
     prompts: Annotated[list[Annotated[str | dict[str, Any], PlainValidator(prompt)]], Field(min_length=1)]
     samples_per_prompt: Count
     max_new_tokens: Count
-    temperature: NonNegative
+    temperature: Annotated[Temperature, Read]
     top_k: Count | None
-    top_p: Annotated[Float, Field(gt=0, le=1)] | None
-    min_p: Fraction | None
-    repetition_penalty: Positive | None
+    top_p: Annotated[TopP, Read] | None
+    min_p: Annotated[MinP, Read] | None
+    repetition_penalty: Annotated[RepetitionPenalty, Read] | None
     stop: list[Text]
     logprobs: Natural
     seed: Seed

@@ -14,6 +14,7 @@ from makelm.errors import UserError
 FIRST_TOKENS = 64
 FIRST_DOCUMENTS = 5
 FIRST_LINES = 3
+NUMBERED = "[0-9]" * 5 + ".json"  # manifests of token shards
 UNFINISHED = ".orbax-checkpoint-tmp"  # how Orbax names a checkpoint that is being written
 
 
@@ -116,8 +117,12 @@ def tokenizer_folder(path: Path) -> dict:
 def weights(path: Path) -> dict:
     """Returns the names, shapes and dtypes in a safetensors file; it reads the header only."""
     header = tensor_header.read(path)
-    metadata = header.metadata
-    own = {"model": json.loads(metadata["makelm"])} if "makelm" in metadata else {"metadata": metadata}
+    own = {"metadata": header.metadata}
+    if "makelm" in header.metadata:
+        try:
+            own = {"model": json.loads(header.metadata["makelm"])}
+        except (ValueError, RecursionError):
+            raise UserError(f"{path} is damaged: what makelm says in it of the model is no JSON") from None
     return {"parameters": header.parameters, "bytes": header.bytes, "tensors": header.tensors, **own}
 
 
@@ -139,7 +144,7 @@ def identity(path: Path) -> dict:
     """Returns the complete steps of one identity, what is unfinished, and how large it is."""
     names = [each.name for each in path.iterdir() if each.is_dir()]
     return {
-        "steps": sorted(int(name) for name in names if name.isdigit()),
+        "steps": sorted(int(name) for name in names if name.isascii() and name.isdecimal()),
         "unfinished": sorted(name for name in names if UNFINISHED in name),
         "bytes": sum(each.stat().st_size for each in path.rglob("*") if each.is_file()),
     }
@@ -151,7 +156,7 @@ def json_lines(path: Path) -> dict:
         with path.open(encoding="utf-8") as file:
             first = [json.loads(line) for line in islice(file, FIRST_LINES)]
             rest = sum(1 for _ in file)
-    except ValueError:  # no UTF-8 is one too
+    except (ValueError, RecursionError):  # no UTF-8 is a ValueError too
         raise UserError(f"{path} is damaged or no lines of JSON") from None
     return {"lines": len(first) + rest, "bytes": path.stat().st_size, "first_lines": first}
 
@@ -166,12 +171,15 @@ def folder(path: Path) -> dict:
 
 
 def find_manifest(path: Path) -> Path | None:
-    """Returns the manifest that lists a file, or that stands in a folder; None where there is none."""
-    if path.is_dir() and (path / "manifest.json").exists():
-        return path / "manifest.json"
+    """Returns the manifest that lists a file, or that a folder or the nearest above it has; None where there is none.
+
+    Of a folder of token shards, whose manifests bear their numbers, it is the first one's.
+    """
+    if path.is_dir():
+        around = (parent / "manifest.json" for parent in path.parents)  # of weights and checkpoints, the run's
+        return next(filter(Path.exists, [path / "manifest.json", *sorted(path.glob(NUMBERED)), *around]), None)
     for parent in path.parents:
-        # the manifests of token shards bear their number
-        candidates = [parent / "manifest.json", *parent.glob("[0-9]" * 5 + ".json")]
+        candidates = [parent / "manifest.json", *parent.glob(NUMBERED)]
         for candidate in filter(Path.exists, candidates):
             if candidate == path or path.relative_to(parent).as_posix() in read(candidate)["content"]["files"]:
                 return candidate

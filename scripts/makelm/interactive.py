@@ -2,14 +2,21 @@
 
 import argparse
 import contextlib
+import io
 import os
+import re
 import signal
 import sys
 from collections.abc import Generator
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from makelm import cli, programs, prompts, tokenizer, weights
+from makelm.config_asking import MinP, RepetitionPenalty, Temperature, TopP
+from makelm.config_types import Count, Seed
 from makelm.errors import UserError
 from makelm.generate import Engine, Options
 from makelm.model import Skeleton
@@ -18,6 +25,15 @@ from makelm.pages import visible
 DONE, USER = 0, 2  # exit codes
 HELP = "type a text to be written on; Ctrl-C stops an answer, Ctrl-D ends; \\n in it is a new line"
 CHUNK = 8  # tokens between two looks: people see each
+BOUNDS = {
+    "temperature": Temperature,
+    "top_k": Count,
+    "top_p": TopP,
+    "min_p": MinP,
+    "repetition_penalty": RepetitionPenalty,
+    "max_new_tokens": Annotated[Count, Field(lt=2**31)],
+    "seed": Seed,
+}
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -57,6 +73,7 @@ def main(words: list[str]) -> int:
         skeleton = Skeleton(trained.model, trained.vocab_size, trained.end_of_text)
         engine = Engine(skeleton, trained.parameters, encoding.tokens, encoding.end_of_text, slots=1, chunk=CHUNK)
         if args.prompt is not None:
+            check_text("--prompt", args.prompt)
             show(answer(engine, encoding, args.prompt, options))
         else:
             converse(engine, encoding, options, fresh=args.seed is None)
@@ -71,22 +88,26 @@ def main(words: list[str]) -> int:
 def options_of(args: argparse.Namespace) -> Options:
     """Returns the options that flags give. Raises UserError where a number is out of its bounds."""
     given = {field.name: getattr(args, field.name) for field in fields(Options) if hasattr(args, field.name)}
-    bounds = {
-        "temperature": (0, float("inf")),
-        "top_k": (1, float("inf")),
-        "top_p": (1e-9, 1),
-        "min_p": (0, 1),
-        "repetition_penalty": (1e-9, float("inf")),
-        "max_new_tokens": (1, 2**31 - 1),
-        "seed": (0, 2**32 - 1),
-    }
-    for name, (low, high) in bounds.items():
-        if given[name] is not None and not low <= given[name] <= high:
-            raise UserError(f"--{name.replace('_', '-')}: {given[name]} is out of bounds")
+    for name, kind in BOUNDS.items():
+        try:
+            TypeAdapter(kind | None).validate_python(given[name])
+        except ValidationError as error:
+            message = error.errors()[0]["msg"]
+            flag = name.replace("_", "-")
+            raise UserError(f"--{flag}: {message[:1].lower()}{message[1:]}, got {given[name]}") from None
+    for text in args.stop:
+        check_text("--stop", text)
     if not all(args.stop):
         raise UserError("--stop: an empty string would end every answer")
     seed = fresh_seed() if args.seed is None else args.seed
     return Options(**given | {"seed": seed, "stop": tuple(args.stop)})
+
+
+def check_text(said: str, text: str) -> None:
+    """Raises UserError where a text holds bytes that are not UTF-8, which Python keeps as halves of surrogate pairs."""
+    if odd := re.search("[\udc80-\udcff]", text):
+        byte = ord(odd[0]) - 0xDC00
+        raise UserError(f"{said} is not UTF-8: there is a byte 0x{byte:02x} after {text[: odd.start()][-20:]!r}")
 
 
 def fresh_seed() -> int:
@@ -113,7 +134,7 @@ def find_tokenizer(run: Path, digest: str) -> Path:
 
 def answer(engine: Engine, encoding: tokenizer.Tokenizer, text: str, options: Options) -> Generator[str, None, None]:
     """Yields what is written after a text, as it comes. Raises UserError where it cannot be written on."""
-    slot = engine.admit(prompts.encoded(text, encoding).ids, options)
+    slot = engine.admit(prompts.encoded(text, encoding, "the prompt").ids, options)
     try:
         while engine.slots[slot] is not None:
             yield from (piece.text for piece in engine.step())
@@ -143,6 +164,8 @@ def converse(engine: Engine, encoding: tokenizer.Tokenizer, options: Options, fr
     """Writes on from each line that is typed, until there is none; `fresh`: each time with another seed."""
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  lines can be edited and called back
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # a line that is not UTF-8 is one to complain of, not the end
     print(HELP, file=sys.stderr)
     while True:
         try:
@@ -154,6 +177,7 @@ def converse(engine: Engine, encoding: tokenizer.Tokenizer, options: Options, fr
             print()
             return
         try:
+            check_text("the line", line)
             show(answer(engine, encoding, typed(line), options))
         except UserError as error:
             print(error, file=sys.stderr)

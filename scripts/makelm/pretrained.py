@@ -36,7 +36,9 @@ class Source(NamedTuple):
 def open_source(entry: Weights, progress: Progress) -> Source:
     """Returns the files of an entry of `weights:`, downloaded if need be."""
     if entry.source == "local":
-        return Source(Path(entry.path), local_files(entry), None)
+        files = local_files(entry)
+        check(Path(entry.path))
+        return Source(Path(entry.path), files, None)
     return from_hub(entry, progress)
 
 
@@ -79,6 +81,7 @@ def from_hub(entry: HubWeights, progress: Progress) -> Source:
         commit = folder.name
         if not (folder / CONFIG).is_file():
             raise UserError(f"weights.repository: {entry.repository} has no {CONFIG}")
+        check(folder)
         names = weights_names(folder)
         progress.say(f"{entry.repository} at commit {commit[:12]}, files of weights: {len(names)}")
         with progress.track(len(names), "files") as bar:
@@ -90,6 +93,13 @@ def from_hub(entry: HubWeights, progress: Progress) -> Source:
 
 
 # ---- what came
+
+
+def check(folder: Path) -> None:
+    """Raises UserError where makelm does not compute such a model: before its weights, many GB, are downloaded."""
+    from makelm import hugging_face_config  # not where Snakemake reads the workflow
+
+    hugging_face_config.read(folder)
 
 
 def describe(folder: Path) -> dict[str, Any]:

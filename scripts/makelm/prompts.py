@@ -43,11 +43,11 @@ def gather(wanted: list[str | dict], encoding: Tokenizer, folders: Mapping[str, 
     return found
 
 
-def encoded(text: str, encoding: Tokenizer) -> Prompt:
-    """Returns a prompt of a text. Raises UserError where there is no token to start from."""
+def encoded(text: str, encoding: Tokenizer, said: str = "sample.prompts") -> Prompt:
+    """Returns a prompt of a text; `said` is where it was. Raises UserError where there is no token to start from."""
     ids = [*before(encoding), *encoding.encode(text)]
     if not ids:
-        raise UserError("sample.prompts: this tokenizer has no token to begin with, so a prompt cannot be empty")
+        raise UserError(f"{said}: this tokenizer has no token to begin with, so a prompt cannot be empty")
     return Prompt(text, ids)
 
 

@@ -162,6 +162,12 @@
     return text;
   }
 
+  /** Returns the places of numbers with none beside them, to which no line leads. */
+  function alone(values) {
+    const none = (v) => v === null || v === undefined;
+    return values.flatMap((v, i) => (!none(v) && none(values[i - 1]) && none(values[i + 1]) ? [i] : []));
+  }
+
   function draw() {
     const o = options(), found = lines(o);
     const width = Math.max(280, host.clientWidth), height = Math.round(Math.min(420, Math.max(260, width * 0.48)));
@@ -200,13 +206,17 @@
   function curves() {
     const { o, found, width, height, dx, x, y } = frame, group = element("g", { "clip-path": "url(#inside)", style: `--raw: ${0.3 / Math.sqrt(found.length)}` });
     const inside = { x: MARGIN.left, y: MARGIN.top, width: width - MARGIN.left - MARGIN.right, height: height - MARGIN.top - MARGIN.bottom };
-    const clip = element("clipPath", { id: "inside" }, element("rect", { ...inside, x: inside.x - 1, width: inside.width + (view.x ? 1 : 7), y: inside.y - 6, height: inside.height + 7 }));
+    const edge = view.x ? 1 : 7; // a marker at either end is whole
+    const clip = element("clipPath", { id: "inside" }, element("rect", { x: inside.x - edge, width: inside.width + 2 * edge, y: inside.y - 6, height: inside.height + 7 }));
     group.append(element("defs", {}, clip));
     for (const line of found) {
       const own = element("g", { class: `c${line.run.colour}${view.only !== null && view.only !== line.number ? " dim" : ""}` });
       const dash = { "stroke-dasharray": DASHES[Math.floor(line.number / 8) % DASHES.length] };
       if (o.smooth > 0) own.append(element("path", { class: "raw", d: path(line.x, line.raw, x, y, dx, o.logy) }));
       own.append(element("path", { class: "smooth", ...dash, d: path(line.x, line.smooth, x, y, dx, o.logy) }));
+      alone(line.smooth).filter((i) => !o.logy || line.smooth[i] > 0).forEach((i) => {
+        own.append(element("circle", { class: "alone", cx: x(line.x[i]), cy: y(line.smooth[i]), r: 2.5 }));
+      });
       own.append(element("path", { class: "valid", d: path(line.valid.x, line.valid.y, x, y, dx, o.logy) }));
       line.valid.x.forEach((v, i) => {
         if (line.valid.y[i] !== null) own.append(element("circle", { class: "point", cx: x(v), cy: y(line.valid.y[i]), r: 4 }));
@@ -265,9 +275,14 @@
     add(table.createTHead(), "th", [`step ${whole(where.step[i])}, ${short(where.tokens[i])} tokens`, ...(o.smooth ? ["smooth"] : []), "here", ...(valid ? ["validation"] : [])]);
     const body = table.createTBody();
     rows.sort((a, b) => (a.value ?? Infinity) - (b.value ?? Infinity)).slice(0, 12).forEach(({ line, i: own, value }) => {
-      const name = document.createElement("span"), swatch = document.createElement("i");
+      const name = document.createElement("span"), swatch = document.createElement("i"), cut = document.createElement("span");
+      const text = document.createElement("bdi");
+      name.className = "who";
       swatch.className = `swatch c${line.run.colour}`;
-      name.append(swatch, line.run.name);
+      cut.className = "cut";
+      text.append(line.run.name);
+      cut.append(text);
+      name.append(swatch, cut);
       const v = line.valid.x.length ? exact(line.valid.y[nearest(line.valid.x, at)]) : "–";
       add(body, "td", [name, ...(o.smooth ? [exact(value)] : []), exact(line.raw[own]), ...(valid ? [v] : [])]);
     });

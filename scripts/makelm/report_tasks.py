@@ -28,6 +28,7 @@ def table(runs: Sequence[tuple[str, Scores]]) -> dict[str, Any] | None:
         "runs": [{"name": name, "cells": [own(scores, *column) for column in columns]} for name, scores in runs],
         "others": others,
         "source": known.source,
+        "seen": any(has_ngrams(found) for _, scores in runs for found in scores.values()),
     }
 
 
@@ -64,10 +65,15 @@ def own(scores: Scores, task: str, metric: str) -> dict[str, str] | None:
         f"{found['task']} version {found['version']}, {found['documents']:,} documents, {found['num_fewshot']} examples"
     )
     small = [f"± {shown(stderr)}"] if stderr is not None else []
-    if common and common["ngrams"]:
+    if has_ngrams(found):
         small.append(f"{100 * common['share']:.1f}% seen")
         hover += f"; {common['documents_with_any']:,} have {common['ngram']} words in a row that occur in train"
     return {"value": shown(value), "small": ", ".join(small), "hover": hover}
+
+
+def has_ngrams(found: Mapping[str, Any]) -> bool:
+    """Returns whether a task has words enough in a row to be looked for in the training text."""
+    return bool(found["contamination"] and found["contamination"]["ngrams"])
 
 
 def shown(value: float) -> str:

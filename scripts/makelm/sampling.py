@@ -124,6 +124,8 @@ def restrict(logits_BV: Array, drawing: Drawing) -> Array:
     logits_BV = jnp.where(order_BV >= kth_B1, logits_BV, -jnp.inf)
     shares_BV = shares(logits_BV)
     last_B1 = least_if(drawing.top_p_B < 1, shares_BV, top_p_B1 * jnp.sum(shares_BV, axis=-1, keepdims=True))
+    # so little of all that it is rounded to 0 is reached by none: the likeliest has it
+    last_B1 = jnp.minimum(last_B1, jnp.max(order_BV, axis=-1, keepdims=True))
     # sums of rounded numbers say nothing about all of them
     stays_BV = ((order_BV >= last_B1) | (top_p_B1 >= 1)) & (shares_BV >= drawing.min_p_B[:, None])
     return jnp.where(stays_BV, logits_BV, -jnp.inf)

@@ -41,7 +41,7 @@ class Seals:
 
     def write_all(self) -> None:
         """Seals what has its final name and no seal, and removes seals of what is gone."""
-        there = {path.name for path in self.folder.iterdir() if path.name.isdigit()}
+        there = {path.name for path in self.folder.iterdir() if path.name.isdecimal()}
         for path in self.folder.glob(f"*{END}"):
             if path.name.removesuffix(END) not in there:
                 path.unlink(missing_ok=True)

@@ -156,7 +156,7 @@ class Guard:
     def note(self, scope: Scope, seconds: float) -> None:
         """Counts a request and logs it."""
         state, path = scope["state"], scope["path"]
-        known = path in (route.path for route in scope["app"].routes)
+        known = path in (f"/v1/models/{self.service.id}", *(route.path for route in scope["app"].routes))
         self.service.metrics.requests.labels(path if known else "other", str(state["status"])).inc()
         if path not in POLLED:
             who, tokens = scope["client"][0] if scope["client"] else "-", state.get("tokens", "")

@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import Field, ValidationError
 
 from makelm import prompts
+from makelm.config_asking import MinP, RepetitionPenalty, Temperature, TopP
 from makelm.config_types import Section, did_you_mean
 from makelm.errors import UserError
 from makelm.generate import Options
@@ -19,8 +20,6 @@ from makelm.tokenizer import Tokenizer
 ALTERNATIVES = 5  # beside each token, at most
 CHOICES = 128  # of each prompt
 STOPS, STOP_LENGTH = 16, 128  # strings, characters
-# finite in float32 once logits are divided by it
-COLDEST = 1e-4
 SHAPES = {
     "prompt": "a string, a list of strings, a list of token ids or a list of such lists",
     "stop": f"a string or a list of at most {STOPS} strings, each of 1 to {STOP_LENGTH} characters",
@@ -47,11 +46,11 @@ class Body(Section):
     prompt: str | Some[str] | Some[Id] | Some[Some[Id]] | None = None  # null: the beginning of a document
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     n: Annotated[int, Field(ge=1, le=CHOICES)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=100)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
     top_k: Annotated[int, Field(ge=-1, lt=2**31)] | None = None
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
+    min_p: MinP | None = None
+    repetition_penalty: RepetitionPenalty | None = None
     truncate_prompt_tokens: Annotated[int, Field(ge=-1)] | None = None  # its last ones count; -1: all there is room for
     seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=STOPS)] | None = None
@@ -140,8 +139,6 @@ def check(body: Body) -> None:
     if body.truncate_prompt_tokens == 0:
         message = "truncate_prompt_tokens: should be -1 or at least 1"
         raise ApiError(400, message, "truncate_prompt_tokens", "invalid_value")
-    if body.temperature and body.temperature < COLDEST:
-        raise ApiError(400, f"temperature: should be 0 or at least {COLDEST}", "temperature", "invalid_value")
 
 
 def asked(body: Body, encoding: Tokenizer, skeleton: Skeleton, limits: Limits) -> Asked:
@@ -153,7 +150,9 @@ def asked(body: Body, encoding: Tokenizer, skeleton: Skeleton, limits: Limits) -
     found = [ids_of(prompt, encoding, skeleton, new, last) for prompt in listed(body.prompt)]
     texts = len(found) * len(options)
     if texts > limits.queue:
-        raise ApiError(400, f"{texts:,} texts at once; at most {limits.queue:,} here", "n", "invalid_value")
+        param = "prompt" if len(found) > limits.queue else "n"
+        message = f"{param}: {texts:,} texts at once (prompts times n); at most {limits.queue:,} here"
+        raise ApiError(400, message, param, "invalid_value")
     echoes = [prompt if isinstance(prompt, str) else encoding.decode(prompt) for prompt in listed(body.prompt)]
     usage = bool(body.stream_options and body.stream_options.include_usage)
     quiet = [""] * len(found)

@@ -12,6 +12,7 @@ import os
 import random
 import re
 import shutil
+import traceback
 from importlib import util
 from pathlib import Path
 from typing import Any
@@ -44,15 +45,48 @@ def open_task(path: Path, changes: dict[str, Any]) -> Any:
     if "task" not in kept or "class" in kept or "group" in kept or isinstance(kept["task"], list):
         raise UserError(f"{path} is no single task that a YAML file says all of; name one of its parts")
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    settings = load_yaml(path) | changes
-    if not isinstance(settings.get("metadata"), dict | None):
-        settings["metadata"] = {"version": settings["metadata"]}
     try:
-        return ConfigurableTask(config=settings)
+        settings = load_yaml(path) | changes
+        if not isinstance(settings.get("metadata"), dict | None):
+            settings["metadata"] = {"version": settings["metadata"]}
+        task = ConfigurableTask(config=settings)
     except UserError:
         raise
     except Exception as error:  # of data sets, templates and the task's own functions
-        raise UserError(f"{path.name}: cannot load the task: {type(error).__name__}: {first_line(error)}") from error
+        files = task_files.texts(((kept | changes).get("dataset_kwargs") or {}).get("data_files"))
+        raise UserError(f"{path.name}: cannot load the task: {explained(error, list(files))}") from error
+    check_metrics(task, path)
+    return task
+
+
+def explained(error: Exception, files: list[str]) -> str:
+    """Returns in one line what went wrong in a task, with the files of its data or the line of its own Python."""
+    from datasets.exceptions import DatasetGenerationError
+
+    data = f"in {', '.join(files) or 'its data'}"
+    if isinstance(error, StopIteration):  # of `datasets`, which looks for the first row
+        return f"there is nothing {data}"
+    if isinstance(error, DatasetGenerationError) and error.__cause__:
+        return f"{type(error.__cause__).__name__}: {' '.join(str(error.__cause__).split())[:300]} {data}"
+    place = ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        if "/" in frame.f_globals.get("__name__", ""):  # lm-eval calls a module beside a YAML by its path
+            place = f" ({Path(frame.f_code.co_filename).name}, line {line})"
+    return f"{type(error).__name__}: {first_line(error)}{place}"
+
+
+def check_metrics(task: Any, path: Path) -> None:
+    """Raises UserError where lm-eval knows a metric of a task by no such name: it would leave its score away."""
+    from lm_eval.api.registry import metric_registry
+
+    if task.config.process_results is not None:  # a function of the task's own, which may call them as it likes
+        return
+    for name, function in task._metric_fn_list.items():
+        if function is None:
+            hint = did_you_mean(str(name), metric_registry)
+            raise UserError(
+                f"{path.name}: lm-eval has no metric {name!r}, which task {task.config.task} asks for{hint}"
+            )
 
 
 # ---- bringing
@@ -136,13 +170,20 @@ def ask(task: Any, model: Any, asking: Asking) -> tuple[dict[str, Any], list[dic
     np.random.seed(SEED)
     os.environ["DISABLE_MULTIPROC"] = "1"  # a copy of a process in which JAX has threads may wait for ever
     name = task.config.task
-    found = evaluate(
-        model,
-        {"tasks": {name: task}, "groups": {}},
-        limit=asking.limit,
-        bootstrap_iters=BOOTSTRAPS,
-        confirm_run_unsafe_code=False,
-    )
+    try:
+        found = evaluate(
+            model,
+            {"tasks": {name: task}, "groups": {}},
+            limit=asking.limit,
+            bootstrap_iters=BOOTSTRAPS,
+            confirm_run_unsafe_code=False,
+        )
+    except UserError:
+        raise
+    except Exception as error:
+        if is_ours(error):
+            raise
+        raise UserError(f"{name}: cannot ask the task: {explained(error, [])}") from error
     scores = {
         "task": name,
         "version": found["versions"].get(name),
@@ -152,7 +193,16 @@ def ask(task: Any, model: Any, asking: Asking) -> tuple[dict[str, Any], list[dic
         "prompts": digest([instance.args for instance in task.instances]),
         "metrics": metrics(found["results"][name], found["higher_is_better"].get(name, {})),
     }
+    if not scores["metrics"]:
+        asked = ", ".join(map(str, task.aggregation()))
+        raise UserError(f"{name}: no score came out; of {task.OUTPUT_TYPE} lm-eval counts none of its metrics: {asked}")
     return scores, [answer(sample) for sample in found["samples"][name]]
+
+
+def is_ours(error: Exception) -> bool:
+    """Returns whether makelm's own code, which lm-eval calls, had a part in what went wrong."""
+    places = [Path(frame.filename).parent for frame in traceback.extract_tb(error.__traceback__)]
+    return Path(__file__).parent in places[1:]
 
 
 def check_examples(task: Any) -> None:

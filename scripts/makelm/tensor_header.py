@@ -11,6 +11,12 @@ from makelm.errors import UserError
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"  # which of several files has which tensor
+# of safetensors 0.8; F4 and the F6 stand without padding
+BITS = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "F8_E5M2FNUZ": 8, "F8_E4M3FNUZ": 8}
+BITS |= dict.fromkeys(("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0"), 8)
+BITS |= dict.fromkeys(("I16", "U16", "F16", "BF16"), 16)
+BITS |= dict.fromkeys(("I32", "U32", "F32"), 32)
+BITS |= dict.fromkeys(("I64", "U64", "F64", "C64"), 64)
 NO_PICKLES = "pickle files (.bin, .pt) are never loaded: convert them to safetensors"
 
 
@@ -36,17 +42,25 @@ def read(path: Path) -> Header:
             (length,) = struct.unpack("<Q", file.read(8))
             header = json.loads(file.read(length)) if length < size else None
         metadata = header.pop("__metadata__", {})
-        tensors = {
-            name: {"shape": entry["shape"], "dtype": entry["dtype"], "bytes": end - start}
-            for name, entry in header.items()
-            for start, end in [entry["data_offsets"]]
-        }
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError):
+        tensors = {name: tensor(entry) for name, entry in header.items()}
+        if not isinstance(metadata, dict) or not all_text(metadata):
+            raise ValueError("its own words are none")
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(f"{path} is damaged or no safetensors file") from None
     expected = 8 + length + sum(tensor["bytes"] for tensor in tensors.values())
     if size != expected:
         raise UserError(f"{path} is damaged: {size} bytes, but its header says {expected}")
     return Header(tensors, metadata, size)
+
+
+def tensor(entry: dict) -> dict:
+    """Returns what an entry of a header says. Raises ValueError where it contradicts itself."""
+    shape, dtype, (start, end) = entry["shape"], entry["dtype"], entry["data_offsets"]
+    if not all(type(length) is int and length >= 0 for length in [*shape, start, end]):
+        raise ValueError("no shape, or no place in the file")
+    if 8 * (end - start) != prod(shape) * BITS[dtype]:
+        raise ValueError("other bytes than its shape has")
+    return {"shape": shape, "dtype": dtype, "bytes": end - start}
 
 
 def weights_names(folder: Path) -> list[str]:
@@ -72,7 +86,7 @@ def json_object(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise UserError(f"{path} is missing") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise UserError(f"{path} is damaged or no JSON object")

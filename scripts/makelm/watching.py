@@ -81,7 +81,7 @@ def look_once(run: Path) -> State:
     alive = held(lock) or (is_elsewhere(lock) and now - max(last, lock.stat().st_mtime) < QUIET)
     found = numbers(folder)
     kind = STOPPED if not alive else RUNNING if found.get("step") else STARTING
-    checkpoint = max((path for path in folder.iterdir() if path.name.isdigit()), key=step_of, default=None)
+    checkpoint = max((path for path in folder.iterdir() if path.name.isdecimal()), key=step_of, default=None)
     if checkpoint:
         found |= {"saved": step_of(checkpoint), "saved_ago": now - checkpoint.stat().st_mtime}
     return State(kind, folder.name, quiet=now - last, **found)

@@ -61,7 +61,7 @@ def open_file(path: Path) -> Weights:
         facts = json.loads(stored.metadata["makelm"])
     except FileNotFoundError:
         raise UserError(f"{path} is missing; run train_model") from None
-    except (SafetensorError, KeyError) as error:
+    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise UserError(f"{path} is damaged or was not written by train_model ({error})") from None
     try:
         model = config.Model.model_validate(facts["model"])

@@ -46,7 +46,7 @@ def test_another_learning_rate_is_another_identity_and_the_old_one_is_kept(data,
     tell("faults", "kill -9, another seed trained, the old one again", "its own checkpoint goes on; the same bytes")
 
 
-@pytest.mark.parametrize("damage", ["a byte", "half of it", "a file"])
+@pytest.mark.parametrize("damage", ["a byte", "half a file", "a file"])
 def test_a_damaged_checkpoint_is_left_for_the_one_before_aloud(data, undisturbed, tmp_path, damage, tell):
     start_and_stop(data, tmp_path, signal.SIGTERM)
     steps = sorted((int(path.name), path) for path in tmp_path.glob("checkpoints/*/*") if path.name.isdigit())
@@ -54,7 +54,7 @@ def test_a_damaged_checkpoint_is_left_for_the_one_before_aloud(data, undisturbed
     content = largest.read_bytes()
     if damage == "a byte":
         largest.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
-    elif damage == "half of it":
+    elif damage == "half a file":
         largest.write_bytes(content[: len(content) // 2])
     else:
         largest.unlink()
@@ -63,7 +63,8 @@ def test_a_damaged_checkpoint_is_left_for_the_one_before_aloud(data, undisturbed
     assert f"the checkpoint of step {steps[-1][0]} is damaged" in again.stdout
     assert f"from step {steps[-2][0] if len(steps) > 1 else 0}, identity" in again.stdout
     assert made(tmp_path) == made(undisturbed)
-    tell("faults", f"{damage} of the latest checkpoint lost", "a line, the one before is taken; the same bytes")
+    what = f"{damage} of the latest checkpoint {'changed' if damage == 'a byte' else 'lost'}"
+    tell("faults", what, "a line, the one before is taken; the same bytes")
 
 
 def test_a_second_trainer_of_a_run_waits_and_then_says_who_is_at_work(data, tmp_path, tell):
