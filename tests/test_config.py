@@ -1,5 +1,6 @@
 """The configuration: strict, typed, and wrong in one line that says what to do."""
 
+import json
 from copy import deepcopy
 from pathlib import Path
 
@@ -7,9 +8,10 @@ import numpy as np
 import pytest
 import yaml
 
-from makelm import configfile
+from makelm import configfile, manifest
 from makelm.config_corpus import TextKey, UrlCorpus
 from makelm.config_mixture import PARTS, corpus_weights
+from makelm.config_training import Optimizer
 from makelm.config_types import split_keys
 from makelm.errors import UserError
 
@@ -425,6 +427,15 @@ def test_keys_are_of_two_kinds():
     assert set(execution["train"]) == {*cadence, *watching, "time_limit", "lock_wait", "resume_from"}
     assert "mesh" not in result and set(execution["mesh"]) == {"data", "fsdp", "tensor"}
     assert configfile.merge(result, execution) == run.model_dump()
+
+
+def test_multipliers_keep_their_order_where_keys_are_sorted():
+    options = DEFAULT["run"]["stdlib"]["train"]["optimizer"]
+    for given in ({}, {"mlp": 0.5}, {"mlp": 0.5, "blocks": 2.0}, {"blocks": 2.0, "mlp": 0.5}):
+        found = configfile.parse(Optimizer, options | {"rate_multipliers": given}, "test")
+        keys = json.loads(manifest.canonical(split_keys(found)[0]))  # as a stage gets them
+        again = configfile.parse(Optimizer, keys, "again")
+        assert list(again.rate_multipliers.items()) == list(given.items())
 
 
 def test_one_value_is_read_as_a_list_and_a_name_as_columns():

@@ -2,11 +2,12 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from makelm.config_types import (
     EXECUTION,
+    ORDERED,
     Count,
     Float,
     Fraction,
@@ -16,6 +17,7 @@ from makelm.config_types import (
     Section,
     Seed,
     Text,
+    from_pairs,
 )
 
 
@@ -47,7 +49,7 @@ class Optimizer(Section):
 
     kind: Literal["adamw", "muon", "lion", "adafactor"]
     learning_rates: LearningRates
-    rate_multipliers: dict[Text, Positive]
+    rate_multipliers: Annotated[dict[Text, Positive], BeforeValidator(from_pairs), ORDERED]
     beta1: Fraction
     beta2: Fraction
     eps: Positive

@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from pydantic_core import PydanticCustomError
 
 EXECUTION = "execution"  # put beside a type: Annotated[Count, EXECUTION]
+ORDERED = "ordered"  # likewise, of a map whose order counts; canonical JSON sorts keys, so it keeps pairs instead
 
 SCIENTIFIC = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 
@@ -42,6 +43,13 @@ Seed = Annotated[Int, Field(ge=0, lt=2**32)]
 Repository = Annotated[str, Field(pattern=r"^[\w.-]+(/[\w.-]+)?$")]  # on the Hugging Face hub
 
 
+def from_pairs(value: Any) -> Any:
+    """Reads a map from pairs of key and value, as `split_keys` gives it."""
+    if not isinstance(value, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in value):
+        return value
+    return dict(value) if all(isinstance(key, str) for key, _ in value) else value
+
+
 class Section(BaseModel):
     """A map of known keys. An unknown one is refused; the error's context has it as `key`, and those `known`."""
 
@@ -57,7 +65,10 @@ class Section(BaseModel):
 
 
 def split_keys(section: BaseModel) -> tuple[dict, dict]:
-    """Returns (result keys, execution keys) of a section as nested dictionaries."""
+    """Returns (result keys, execution keys) of a section as nested dictionaries.
+
+    A map whose order counts, of more than one key, is a list of pairs.
+    """
     result, execution = {}, {}
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)
@@ -69,6 +80,8 @@ def split_keys(section: BaseModel) -> tuple[dict, dict]:
                 result[name] = inner_result
             if inner_execution:
                 execution[name] = inner_execution
+        elif ORDERED in field.metadata and len(value) > 1:
+            result[name] = [list(pair) for pair in value.items()]
         else:
             result[name] = value
     return result, execution

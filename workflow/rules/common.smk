@@ -1,6 +1,7 @@
 """What the rules have in common: the typed configuration and, for each stage, its program, its code and its keys."""
 
 import functools
+import json
 import os
 import re
 import sys
@@ -77,6 +78,14 @@ def run_manifests():
 def program(stage):
     """Returns the path of a stage's program."""
     return f"{SCRIPTS}/{stage}.py"
+
+
+def whole_configuration(wildcards):
+    """Returns the whole configuration as JSON, in its own order: a grid's runs are named in the order of its keys.
+
+    A function of wildcards, since Snakemake would take {braces} of a plain text, say in a prompt, for some.
+    """
+    return json.dumps(RAW, ensure_ascii=False)
 
 
 def code(stage):
