@@ -15,7 +15,8 @@ import conftest
 import psutil
 import pytest
 
-from makelm import closure, manifest
+from makelm import cli, closure, manifest
+from makelm.errors import UserError
 
 TOY = '''
 """Stage toy: nothing -> a file of as many letters as `letters` says."""
@@ -158,6 +159,19 @@ def test_two_equal_runs_have_equal_contents(stage):
     first = manifest.read(stage.out / "manifest.json")["digest"]
     stage.run()
     assert manifest.read(stage.out / "manifest.json")["digest"] == first
+
+
+@pytest.mark.parametrize("text", ["a\x7fb", "x\x9fy", "a\x85b", "a \u2028 b", "a\tb", "\ufeff", "1e5", "k" * 2000])
+def test_keys_are_read_as_the_json_they_are(text):
+    keys = {text: [text]}
+    assert cli.read_keys(manifest.canonical(keys), "--config") == keys
+
+
+def test_keys_may_be_yaml():
+    assert cli.read_keys("{a: {b: 0.5, c: [x, null]}}", "--config") == {"a": {"b": 0.5, "c": ["x", None]}}
+    for text in ("{a: ", "[1, 2]", "a\x7fb: 1"):
+        with pytest.raises(UserError, match="--config: "):
+            cli.read_keys(text, "--config")
 
 
 @pytest.mark.parametrize(
