@@ -2,10 +2,12 @@
 
 import json
 
+import conftest
 import jax
 import numpy as np
 import pytest
 
+from makelm import warm_start
 from makelm.checkpoints import Checkpoints, others
 from makelm.errors import UserError
 
@@ -75,6 +77,21 @@ def test_another_byte_is_noticed_even_where_it_can_still_be_read(tmp_path):
     assert len(said) == 1 and "step 6 is damaged: state/_METADATA is not as it was written" in said[0]
     train_to(tmp_path, 6, 2)  # the same step, saved anew, has a seal of its own
     assert restore(tmp_path)[0] == 6 and restore(tmp_path)[2] == []
+
+
+def test_an_optimizer_is_not_kept_from_a_damaged_one(tmp_path):
+    saved = tmp_path / "checkpoints" / "0123456789abcdef"
+    train_to(saved, 6, 2)
+    content = {"config": {"train": {"optimizer": {"kind": "muon"}}}, "facts": {"identity": saved.name}}
+
+    def keep():
+        return warm_start.kept_optimizer(tmp_path, content, 6, conftest.train(), SHAPES["optimizer"])
+
+    assert int(keep()[0]) == 6
+    metadata = saved / "6" / "state" / "_METADATA"
+    metadata.write_text(metadata.read_text() + " ")
+    with pytest.raises(UserError, match=r"step 6 is damaged: state/_METADATA .*; set start.optimizer: fresh"):
+        keep()
 
 
 def test_a_damaged_one_without_a_seal_is_skipped_aloud_for_the_one_before(tmp_path):
