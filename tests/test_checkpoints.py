@@ -1,6 +1,7 @@
 """Checkpoints: what comes back is what was saved; a damaged one is skipped aloud; metrics end where it does."""
 
 import json
+from pathlib import Path
 
 import conftest
 import jax
@@ -124,6 +125,31 @@ def test_metrics_that_do_not_reach_the_checkpoint_are_refused(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
     with pytest.raises(UserError, match="does not reach step 4"):
         restore(tmp_path)
+
+
+def test_a_kill_while_metrics_are_cut_loses_none(tmp_path, monkeypatch):
+    train_to(tmp_path, 7, 2)
+    write = Path.write_text
+
+    def killed(path, text, **options):
+        write(path, text[: len(text) // 2], **options)
+        raise KeyboardInterrupt
+
+    saved = Checkpoints(tmp_path, 3)
+    saved.timings_path.unlink()
+    monkeypatch.setattr(Path, "write_text", killed)
+    with pytest.raises(KeyboardInterrupt):
+        saved.cut(6)
+    monkeypatch.undo()
+    saved.close()
+    assert restore(tmp_path)[0] == 6 and recorded(tmp_path) == [1, 2, 3, 4, 5, 6]
+
+
+def test_metrics_that_end_with_the_checkpoint_are_not_written_again(tmp_path):
+    train_to(tmp_path, 6, 2)
+    before = [(tmp_path / name).stat().st_mtime_ns for name in ("metrics.jsonl", "timings.jsonl")]
+    assert restore(tmp_path)[0] == 6
+    assert [(tmp_path / name).stat().st_mtime_ns for name in ("metrics.jsonl", "timings.jsonl")] == before
 
 
 def test_other_identities_that_have_a_checkpoint_are_listed(tmp_path):
