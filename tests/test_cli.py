@@ -121,8 +121,9 @@ class Stage:
         return subprocess.run(self.command(*more), timeout=60, **options)
 
     def left(self) -> list[str]:
-        """Returns what stands in the artifact's folder, but for the lock."""
-        return sorted(path.name for path in self.out.iterdir() if path.name != ".manifest.lock")
+        """Returns what stands in the artifact's folder, but for the lock and the list of files."""
+        hidden = (".manifest.lock", ".manifest.files")
+        return sorted(path.name for path in self.out.iterdir() if path.name not in hidden)
 
 
 def wait(condition: Callable[[], bool], seconds: float = 30) -> None:

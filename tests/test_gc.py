@@ -128,6 +128,16 @@ def test_artifacts_of_what_is_not_configured(results):
     assert collect(results) == []
 
 
+def test_the_list_of_an_artifact_s_files_goes_with_it(results):
+    for corpus in ("tiny", "old"):
+        folder = make(results, f"download_corpus/{corpus}/manifest.json")
+        (folder / ".manifest.files").write_text('["made.txt"]')
+    (results / "plan_run/tiny").mkdir(parents=True)
+    (results / "plan_run/tiny/.manifest.files").write_text("[]")  # while the next one is made
+    assert [line.split(": ")[0] for line in collect(results, delete=True)] == ["download_corpus/old"]
+    assert sorted({path.split("/")[1] for path in paths(results)}) == ["tiny"]
+
+
 def test_a_run_that_another_starts_from_is_used(results):
     make(results, "train_model/first/manifest.json", identity=PUBLISHED)
     make_checkpoint(results, "first", PUBLISHED)

@@ -26,6 +26,7 @@ DOWNLOAD = re.compile(rf"(?:\.deleting-)?{re.escape(fetching.FOLDER)}")
 PARTIAL = re.compile(r"(?:\.deleting-)?\.partial-(.+)-[^-]+")
 IDENTITY = re.compile(r"(?:\.deleting-)?[0-9a-f]{16}")
 LOCK = re.compile(r"\..+\.lock(\..+)?")
+LIST = manifest.list_path(Path("manifest.json")).name
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,8 @@ def add(found: Found, stage: str, path: Path, needed: set[Path]) -> None:
         why = "its deletion was interrupted" if begun else "no configured run uses it"
         if begun and path.with_name(f"{record[1]}.json").exists():  # made again since
             files = ()
+        else:
+            files = (*files, manifest.list_path(path.with_name(f"{record[1]}.json")))
         files = tuple(file for file in files if file not in needed)
         thing = Thing(path, files, why, locks.beside(path.with_name(f"{record[1]}.json")))
     else:
@@ -140,7 +143,7 @@ def unknown(folder: Path, known: set[Path], passed: set[Path]) -> Iterator[tuple
     Of a folder of nothing else it is the folder.
     """
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if path in known or LOCK.fullmatch(path.name):
+        if path in known or LOCK.fullmatch(path.name) or path.name == LIST:
             continue
         if path.is_symlink():
             yield path, "a link"
