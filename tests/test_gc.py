@@ -44,7 +44,7 @@ def make_whole(results: Path, configured: list[artifacts.Artifact]) -> None:
         content = {
             "stage": artifact.stage,
             "config": artifact.keys,
-            "inputs": {place: digests[place] for place in artifact.inputs},
+            "inputs": {name: digests[place] for name, place in artifact.inputs.items()},
             "code": closure.closure(artifact.stage).digest(),
             "packages": artifact.keys["locked"],
             "files": {},

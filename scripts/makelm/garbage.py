@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from makelm import closure, fetching, locks, manifest, stages
-from makelm.artifacts import Artifact, artifacts, start_folder
+from makelm.artifacts import Artifact, artifacts
 from makelm.config import Config, Run
 from makelm.identities import Identity
 from makelm.progress import size
@@ -179,11 +179,7 @@ def add_checkpoints(found: Found, settings: Config, artifact: Artifact | None, f
 
 def kept_identities(artifact: Artifact, run: Run, results: Path) -> set[str]:
     """Returns the identities whose checkpoints a configured run needs. Raises what manifest.read does."""
-    encoded = [PurePosixPath(name) for name in artifact.inputs if name.startswith("encode_shard/")]
-    inputs = {f"shards/{path.parts[1]}/{path.stem}": str(path) for path in encoded}
-    if run.start:
-        inputs["start"] = f"{start_folder(run)}/manifest.json"
-    digests = {name: manifest.read(results / path)["digest"] for name, path in inputs.items()}
+    digests = {name: manifest.read(results / place)["digest"] for name, place in artifact.inputs.items()}
     kept = {Identity(artifact.keys, digests, closure.closure("train_model").digest()).name}
     if (results / artifact.manifest).exists():
         kept.add(manifest.read(results / artifact.manifest)["content"]["facts"]["identity"])
