@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import conftest
 import psutil
 import pytest
 
-from makelm import cli, closure, manifest
+from makelm import attempts, cli, closure, manifest
 from makelm.errors import UserError
 
 TOY = '''
@@ -211,6 +212,20 @@ def test_a_later_attempt_does_not_try_in_vain(stage):
     assert stage.run(*log).returncode == 0, "a first attempt always tries"
     assert stage.run(*log, "--act", "bug").returncode == 1
     assert stage.run(*log, "--attempt", "2").returncode == 0, "another end than 2 is no reason"
+
+
+@pytest.mark.parametrize("word", ["tokens", "mine=tokens", "rate=0.5=tokens"])
+def test_what_is_read_of_several_folders_decides_about_a_later_attempt_too(tmp_path, monkeypatch, word):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / word.partition("=")[2] if word.startswith("mine=") else tmp_path / word
+    folder.mkdir()
+    (folder / "00000.json").write_text("{}")
+    args = Namespace(config="{}", execution="{}", set=["a.b=c"], shards=[word], out=tmp_path, attempt=2)
+    before = attempts.inputs("train_model", args)
+    (tmp_path / "more.json").write_text("{}")  # what is beside them is not read
+    assert attempts.inputs("train_model", args) == before
+    (folder / "00000.json").write_text('{"other": 1}')
+    assert attempts.inputs("train_model", args) != before
 
 
 def test_a_file_where_the_folder_should_be_is_one_line(stage):
