@@ -59,6 +59,9 @@ def work(job):
     if job.stopping.is_set():
         (job.out / "saved").touch()
         raise Interrupted("saved; run it again to go on")
+    if job.args.act == "sign":
+        job.say("0.5 ± 0.1")
+        raise UserError("toy.letters: ± is none")
     act(job.args.act)
     print("a library prints")
     os.write(1, b"native code prints\\n")
@@ -197,6 +200,13 @@ def test_a_stage_that_fails_says_why_in_one_line_and_leaves_no_artifact(stage, a
     left = json.loads(stage.log.with_suffix(".error.json").read_text())
     assert left["exit_code"] == code and left["stage"] == "toy out" and left["line"] in failed.stderr
     assert ("Traceback" in stage.log.read_text()) == (code == 1), "a traceback is for bugs, and in the log"
+
+
+def test_a_terminal_that_lacks_a_sign_shows_another(stage):
+    stage.environment |= {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
+    failed = stage.run("--log", str(stage.log), "--act", "sign")
+    assert failed.stdout == "[toy out] 0.5 ? 0.1\n"
+    assert (failed.returncode, failed.stderr) == (2, "[toy out] toy.letters: ? is none\n")
 
 
 def test_a_later_attempt_does_not_try_in_vain(stage):
