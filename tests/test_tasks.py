@@ -309,7 +309,7 @@ def test_a_task_that_cannot_be_had_is_one_line(tmp_path, monkeypatch, source, li
 
 def test_without_lm_eval_one_line_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr(tasks.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="tasks need lm-eval, which is not installed: uv sync --extra eval"):
+    with pytest.raises(UserError, match="tasks need lm-eval, which is not installed: uv sync --inexact --extra eval"):
         tasks.check_installed()
 
 
