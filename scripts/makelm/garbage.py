@@ -143,7 +143,7 @@ def unknown(folder: Path, known: set[Path], passed: set[Path]) -> Iterator[tuple
     Of a folder of nothing else it is the folder.
     """
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if path in known or LOCK.fullmatch(path.name) or path.name == LIST:
+        if path in known or LOCK.fullmatch(path.name) or path.name.startswith(LIST):
             continue
         if path.is_symlink():
             yield path, "a link"
