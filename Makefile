@@ -17,6 +17,9 @@ export UV_PROJECT_ENVIRONMENT := .venv
 unexport PYTHONDONTWRITEBYTECODE PYTHONPATH PYTHONHOME VIRTUAL_ENV
 
 READY := .venv/.ready
+# extras that somebody has installed, each told by one of its packages (those of eval and wandb are always there)
+has = $(if $(wildcard .venv/lib/python*/site-packages/$(2)*.dist-info),--extra $(1))
+EXTRAS = $(call has,cuda,jax_cuda) $(call has,tpu,libtpu) $(call has,fast,gigatoken)
 PARITY := .venv-parity
 BENCH := .venv-bench
 WORKFLOW := .venv/bin/python scripts/run_workflow.py --cores $(CORES)
@@ -121,7 +124,7 @@ $(READY): uv.lock pyproject.toml
 	  echo "making .venv with the packages of uv.lock, with $$("$$found" --version)" && \
 	  "$$found" -m venv --clear .venv && \
 	  .venv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION); }
-	@.venv/bin/uv sync --locked --quiet
+	@.venv/bin/uv sync --locked --quiet --inexact $(EXTRAS)
 	@touch $@
 
 $(PARITY)/.ready: tests/parity/requirements.txt $(READY)

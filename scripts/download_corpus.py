@@ -25,7 +25,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def work(job: cli.Job) -> None:
     facts = gather_tokens(job) if job.config.corpus.source == "tokens" else gather_text(job)
-    remove_old_shards(job)
     job.publish(facts)
     shutil.rmtree(job.out / fetching.FOLDER, ignore_errors=True)
 
@@ -143,14 +142,6 @@ def check_parts(settings: Split, facts: dict) -> None:
                 f"corpus.split: of {train['documents'] + valid['documents']} documents none with text fell to {part};"
                 f" add documents, {more_or_less} valid_fraction ({settings.valid_fraction}) or set split: tail"
             )
-
-
-def remove_old_shards(job: cli.Job) -> None:
-    """Removes the shards of an earlier run, of which there may have been more."""
-    (job.out / job.manifest_name).unlink(missing_ok=True)
-    for pattern in ("*.jsonl.zst", "*.bin"):
-        for path in job.out.glob(pattern):
-            path.unlink()
 
 
 if __name__ == "__main__":

@@ -21,18 +21,7 @@ def work(job: cli.Job) -> None:
     job.say(f"{kind}, {facts['parameters']:,} parameters in {', '.join(facts['dtypes'])}")
     for name, path in source.files.items():
         links.link_or_copy(path, job.staging / name)
-    remove_old_files(job)
     job.publish({"source": entry.source, "revision": source.revision, **facts})
-
-
-def remove_old_files(job: cli.Job) -> None:
-    """Removes what an earlier run left, of which there may be more.
-
-    Nor would all be replaced: where an old file and the new one are hard links to the same, a rename does nothing.
-    """
-    (job.out / job.manifest_name).unlink(missing_ok=True)
-    for path in [*job.out.glob("*.safetensors"), *(job.out / name for name in pretrained.SMALL)]:
-        path.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

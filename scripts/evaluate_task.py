@@ -46,8 +46,6 @@ def evaluate_task(job: cli.Job) -> None:
     if job.config.task.logprobs:
         lines = (json.dumps(one, ensure_ascii=False) + "\n" for one in answers)
         (job.staging / "answers.jsonl").write_text("".join(lines), encoding="utf-8")
-    (job.out / job.manifest_name).unlink(missing_ok=True)
-    (job.out / "answers.jsonl").unlink(missing_ok=True)  # of an earlier run that kept them
     job.say(describe(scores))
     job.publish({"metrics": {name: metric["value"] for name, metric in scores["metrics"].items()}})
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from makelm import inspection
 from makelm.errors import UserError
-from makelm.progress import size
+from makelm.progress import forgive, size
 
 SHORT = 12  # digits of a digest that a person compares
 
@@ -27,6 +27,7 @@ def main() -> None:
     parser.add_argument("path", type=Path, help="a file or folder below results/")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args()
+    forgive(sys.stdout)
     try:
         about = inspection.inspect(args.path)
     except UserError as error:

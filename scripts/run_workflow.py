@@ -24,7 +24,7 @@ from makelm import configfile, whole
 from makelm.cli import error_file
 from makelm.errors import UserError
 from makelm.pages import visible
-from makelm.progress import clock, score
+from makelm.progress import clock, forgive, score
 
 DONE, FAILED, USER, INTERRUPTED = 0, 1, 2, 75
 LOCK = Path(".makelm.lock")
@@ -45,6 +45,7 @@ def main() -> None:
     """Runs Snakemake with the arguments of this program and ends with its own exit code."""
     for signum in STOP_SIGNALS:
         signal.signal(signum, lambda number, frame: stops.append(number))
+    forgive(sys.stdout)
     check_files(sys.argv[1:])
     try:
         LOG.parent.mkdir(exist_ok=True)

@@ -1,11 +1,14 @@
 """Checkpoints: what comes back is what was saved; a damaged one is skipped aloud; metrics end where it does."""
 
 import json
+from pathlib import Path
 
+import conftest
 import jax
 import numpy as np
 import pytest
 
+from makelm import warm_start
 from makelm.checkpoints import Checkpoints, others
 from makelm.errors import UserError
 
@@ -77,6 +80,21 @@ def test_another_byte_is_noticed_even_where_it_can_still_be_read(tmp_path):
     assert restore(tmp_path)[0] == 6 and restore(tmp_path)[2] == []
 
 
+def test_an_optimizer_is_not_kept_from_a_damaged_one(tmp_path):
+    saved = tmp_path / "checkpoints" / "0123456789abcdef"
+    train_to(saved, 6, 2)
+    content = {"config": {"train": {"optimizer": {"kind": "muon"}}}, "facts": {"identity": saved.name}}
+
+    def keep():
+        return warm_start.kept_optimizer(tmp_path, content, 6, conftest.train(), SHAPES["optimizer"])
+
+    assert int(keep()[0]) == 6
+    metadata = saved / "6" / "state" / "_METADATA"
+    metadata.write_text(metadata.read_text() + " ")
+    with pytest.raises(UserError, match=r"step 6 is damaged: state/_METADATA .*; set start.optimizer: fresh"):
+        keep()
+
+
 def test_a_damaged_one_without_a_seal_is_skipped_aloud_for_the_one_before(tmp_path):
     train_to(tmp_path, 6, 2)
     (tmp_path / "6.sha256.json").unlink()  # as where a kill came first
@@ -107,6 +125,31 @@ def test_metrics_that_do_not_reach_the_checkpoint_are_refused(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
     with pytest.raises(UserError, match="does not reach step 4"):
         restore(tmp_path)
+
+
+def test_a_kill_while_metrics_are_cut_loses_none(tmp_path, monkeypatch):
+    train_to(tmp_path, 7, 2)
+    write = Path.write_text
+
+    def killed(path, text, **options):
+        write(path, text[: len(text) // 2], **options)
+        raise KeyboardInterrupt
+
+    saved = Checkpoints(tmp_path, 3)
+    saved.timings_path.unlink()
+    monkeypatch.setattr(Path, "write_text", killed)
+    with pytest.raises(KeyboardInterrupt):
+        saved.cut(6)
+    monkeypatch.undo()
+    saved.close()
+    assert restore(tmp_path)[0] == 6 and recorded(tmp_path) == [1, 2, 3, 4, 5, 6]
+
+
+def test_metrics_that_end_with_the_checkpoint_are_not_written_again(tmp_path):
+    train_to(tmp_path, 6, 2)
+    before = [(tmp_path / name).stat().st_mtime_ns for name in ("metrics.jsonl", "timings.jsonl")]
+    assert restore(tmp_path)[0] == 6
+    assert [(tmp_path / name).stat().st_mtime_ns for name in ("metrics.jsonl", "timings.jsonl")] == before
 
 
 def test_other_identities_that_have_a_checkpoint_are_listed(tmp_path):

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,8 @@ import conftest
 import psutil
 import pytest
 
-from makelm import closure, manifest
+from makelm import attempts, cli, closure, manifest
+from makelm.errors import UserError
 
 TOY = '''
 """Stage toy: nothing -> a file of as many letters as `letters` says."""
@@ -57,6 +59,9 @@ def work(job):
     if job.stopping.is_set():
         (job.out / "saved").touch()
         raise Interrupted("saved; run it again to go on")
+    if job.args.act == "sign":
+        job.say("0.5 ± 0.1")
+        raise UserError("toy.letters: ± is none")
     act(job.args.act)
     print("a library prints")
     os.write(1, b"native code prints\\n")
@@ -120,8 +125,9 @@ class Stage:
         return subprocess.run(self.command(*more), timeout=60, **options)
 
     def left(self) -> list[str]:
-        """Returns what stands in the artifact's folder, but for the lock."""
-        return sorted(path.name for path in self.out.iterdir() if path.name != ".manifest.lock")
+        """Returns what stands in the artifact's folder, but for the lock and the list of files."""
+        hidden = (".manifest.lock", ".manifest.files")
+        return sorted(path.name for path in self.out.iterdir() if path.name not in hidden)
 
 
 def wait(condition: Callable[[], bool], seconds: float = 30) -> None:
@@ -160,6 +166,19 @@ def test_two_equal_runs_have_equal_contents(stage):
     assert manifest.read(stage.out / "manifest.json")["digest"] == first
 
 
+@pytest.mark.parametrize("text", ["a\x7fb", "x\x9fy", "a\x85b", "a \u2028 b", "a\tb", "\ufeff", "1e5", "k" * 2000])
+def test_keys_are_read_as_the_json_they_are(text):
+    keys = {text: [text]}
+    assert cli.read_keys(manifest.canonical(keys), "--config") == keys
+
+
+def test_keys_may_be_yaml():
+    assert cli.read_keys("{a: {b: 0.5, c: [x, null]}}", "--config") == {"a": {"b": 0.5, "c": ["x", None]}}
+    for text in ("{a: ", "[1, 2]", "a\x7fb: 1"):
+        with pytest.raises(UserError, match="--config: "):
+            cli.read_keys(text, "--config")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "line"),
     [
@@ -183,6 +202,13 @@ def test_a_stage_that_fails_says_why_in_one_line_and_leaves_no_artifact(stage, a
     assert ("Traceback" in stage.log.read_text()) == (code == 1), "a traceback is for bugs, and in the log"
 
 
+def test_a_terminal_that_lacks_a_sign_shows_another(stage):
+    stage.environment |= {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
+    failed = stage.run("--log", str(stage.log), "--act", "sign")
+    assert failed.stdout == "[toy out] 0.5 ? 0.1\n"
+    assert (failed.returncode, failed.stderr) == (2, "[toy out] toy.letters: ? is none\n")
+
+
 def test_a_later_attempt_does_not_try_in_vain(stage):
     """The first attempt finds the fault at its end; a later one on the same inputs knows it, on others it tries."""
     log = ("--log", str(stage.log))
@@ -196,6 +222,20 @@ def test_a_later_attempt_does_not_try_in_vain(stage):
     assert stage.run(*log).returncode == 0, "a first attempt always tries"
     assert stage.run(*log, "--act", "bug").returncode == 1
     assert stage.run(*log, "--attempt", "2").returncode == 0, "another end than 2 is no reason"
+
+
+@pytest.mark.parametrize("word", ["tokens", "mine=tokens", "rate=0.5=tokens"])
+def test_what_is_read_of_several_folders_decides_about_a_later_attempt_too(tmp_path, monkeypatch, word):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / word.partition("=")[2] if word.startswith("mine=") else tmp_path / word
+    folder.mkdir()
+    (folder / "00000.json").write_text("{}")
+    args = Namespace(config="{}", execution="{}", set=["a.b=c"], shards=[word], out=tmp_path, attempt=2)
+    before = attempts.inputs("train_model", args)
+    (tmp_path / "more.json").write_text("{}")  # what is beside them is not read
+    assert attempts.inputs("train_model", args) == before
+    (folder / "00000.json").write_text('{"other": 1}')
+    assert attempts.inputs("train_model", args) != before
 
 
 def test_a_file_where_the_folder_should_be_is_one_line(stage):

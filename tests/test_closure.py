@@ -75,6 +75,19 @@ def test_an_edited_template_changes_the_digest(scripts):
     assert closure.closure("write_report").digest() != before
 
 
+def test_what_editors_and_patches_leave_beside_a_module_changes_no_digest(scripts):
+    before = closure.closure("train_model").digest()
+    for name in ("model.py~", "model.py.orig", "model.py.swp", ".#model.py", "#model.py#", "model.pyc"):
+        (scripts / "makelm" / name).write_text("x = 1\n")
+    closure.closure.cache_clear()
+    assert closure.closure("train_model").digest() == before
+
+
+def test_every_kind_of_data_file_is_seen():
+    there = {path.suffix for path in LIBRARY.iterdir() if path.is_file()}
+    assert there == closure.SUFFIXES
+
+
 def test_the_digest_is_of_names_and_bytes_and_not_of_the_place_or_the_time(scripts):
     (scripts / "makelm" / "model.py").touch()
     there = closure.closure("train_model").digest()

@@ -1,5 +1,6 @@
 """Data sets: of a folder and of a hub on this machine, streamed or not, from the cache without a network."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -52,7 +53,9 @@ def test_a_local_data_set_gives_its_rows_and_runs_no_code(tmp_path, streaming):
     (folder / "train.jsonl").write_bytes(ROWS)
     (folder / "loader.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     expected = [Document("train:0", "eins"), Document("train:1", "zwei\n")]
-    assert data_set(folder, streaming=streaming) == (expected, {})
+    found, facts = data_set(folder, streaming=streaming)
+    assert found == expected
+    assert facts["files"]["train.jsonl"] == {"bytes": len(ROWS), "sha256": hashlib.sha256(ROWS).hexdigest()}
     keys = {"columns": ["title", "text"], "separator": ": "}
     assert data_set(folder, streaming=streaming, text_key=keys)[0][0] == Document("train:0", "t: eins")
     assert not (tmp_path / "ran").exists()

@@ -3,8 +3,10 @@
 import os
 import re
 import runpy
+import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -63,3 +65,37 @@ def test_every_rule_that_runs_something_names_one():
             named = re.search(r'conda:\n        ("../../envs/cpu.yaml"|environment)\n', rule)
             assert ("shell:" in rule) == bool(named), rule.split(":")[0]
             assert not named or (named[1] == "environment") == ("accelerator=1" in rule), rule.split(":")[0]
+
+
+def made_ready(folder: Path, *installed: str) -> str:
+    """Returns what `make` tells uv where .venv has these distributions; for uv stands what repeats it."""
+    packages = folder / ".venv/lib/python3.12/site-packages"
+    for name in installed:
+        (packages / f"{name}.dist-info").mkdir(parents=True)
+    (folder / ".venv/bin").mkdir(parents=True)
+    for name, text in {"uv": 'echo "$@"', "python": "true"}.items():
+        (folder / ".venv/bin" / name).write_text(f"#!/bin/sh\n{text}\n")
+        (folder / ".venv/bin" / name).chmod(0o755)
+    for name in ("Makefile", "pyproject.toml", "uv.lock"):
+        shutil.copy(ROOT / name, folder)
+    command = ["make", "--silent", ".venv/.ready"]
+    return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("installed", "extras"),
+    [
+        (("jax-0.10.2", "wandb-0.31.0"), ""),
+        (("jax_cuda13_plugin-0.10.2", "jax_cuda13_pjrt-0.10.2"), " --extra cuda"),
+        (("libtpu-0.0.30", "gigatoken-0.1"), " --extra tpu --extra fast"),
+    ],
+)
+def test_extras_that_are_there_stay_and_follow_the_lock_file(tmp_path, installed, extras):
+    assert made_ready(tmp_path, *installed) == f"sync --locked --quiet --inexact{extras}"
+
+
+def test_every_extra_is_one_that_make_knows_or_that_is_always_there():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    always = set(project["dependency-groups"]["dev"])
+    chosen = {name for name, needs in project["project"]["optional-dependencies"].items() if not set(needs) <= always}
+    assert set(re.findall(r"call has,(\w+),", (ROOT / "Makefile").read_text())) == chosen

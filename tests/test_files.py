@@ -60,6 +60,19 @@ def test_a_file_name_that_is_no_text_is_refused(tmp_path):
         files.named_files([str(tmp_path)])
 
 
+def test_the_files_of_a_data_set_in_a_folder_are_inputs(tmp_path):
+    raw = yaml.safe_load((REPOSITORY / "config.yaml").read_text())
+    rows = {"source": "huggingface", "subset": None, "revision": None, "dataset_split": "train", "streaming": True}
+    rows |= {"text_key": "text", **SPLIT}
+    raw["corpus"]["mine"] = rows | {"dataset": str(tmp_path / "mine")}
+    raw["corpus"]["theirs"] = rows | {"dataset": "org/stories"}
+    for name in ("data/b.parquet", "README.md", ".git/HEAD"):
+        (tmp_path / "mine" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "mine" / name).write_text("x")
+    expected = [str(tmp_path / "mine" / name) for name in ("README.md", "data/b.parquet")]
+    assert source_files.of_corpora(configfile.load(raw)) == {"mine": expected}
+
+
 def test_only_the_corpora_of_the_runs_must_exist(tmp_path):
     raw = yaml.safe_load((REPOSITORY / "config.yaml").read_text())
     raw["corpus"]["mine"] = {"source": "local", "paths": [str(tmp_path / "mine")], "text_key": "text", **SPLIT}

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from checkout import ENVIRONMENT, ROOT, TINY, Checkout
 
-from makelm import artifacts, configfile, garbage, locks, manifest
+from makelm import artifacts, closure, configfile, garbage, locks, manifest
 from makelm.config import Config
 
 LOCK = (ROOT / "uv.lock").read_text()
@@ -35,6 +35,25 @@ def make(results: Path, record: str, files: tuple[str, ...] = ("made.txt",), **f
     content = {"stage": record.split("/")[0], "files": {name: {"bytes": 1000} for name in files}, "facts": facts}
     path.write_text(json.dumps(manifest.build(content, {})))
     return path.parent
+
+
+def make_whole(results: Path, configured: list[artifacts.Artifact]) -> None:
+    """Makes artifacts without files that verify takes for what their stages made."""
+    digests = {}
+    for artifact in configured:
+        content = {
+            "stage": artifact.stage,
+            "config": artifact.keys,
+            "inputs": {name: digests[place] for name, place in artifact.inputs.items()},
+            "code": closure.closure(artifact.stage).digest(),
+            "packages": artifact.keys["locked"],
+            "files": {},
+            "facts": {},
+        }
+        built = manifest.build(content, {})
+        digests[artifact.manifest] = built["digest"]
+        (results / artifact.manifest).parent.mkdir(parents=True, exist_ok=True)
+        (results / artifact.manifest).write_text(json.dumps(built))
 
 
 def make_checkpoint(results: Path, run: str, identity: str) -> Path:
@@ -107,6 +126,16 @@ def test_artifacts_of_what_is_not_configured(results):
     assert paths(results) == [path for path in before if not any(word in path for word in gone)]
     assert not (results / "train_model").exists() and not (results / "encode_shard/tiny/old_bpe").exists()
     assert collect(results) == []
+
+
+def test_the_list_of_an_artifact_s_files_goes_with_it(results):
+    for corpus in ("tiny", "old"):
+        folder = make(results, f"download_corpus/{corpus}/manifest.json")
+        (folder / ".manifest.files").write_text('["made.txt"]')
+    (results / "plan_run/tiny").mkdir(parents=True)
+    (results / "plan_run/tiny/.manifest.files").write_text("[]")  # while the next one is made
+    assert [line.split(": ")[0] for line in collect(results, delete=True)] == ["download_corpus/old"]
+    assert sorted({path.split("/")[1] for path in paths(results)}) == ["tiny"]
 
 
 def test_a_run_that_another_starts_from_is_used(results):
@@ -280,6 +309,26 @@ def test_no_results_at_all(results):
     results.rmdir()
     assert collect(results, delete=True) == []
     assert not results.exists()
+
+
+def test_the_runs_of_a_grid_are_those_that_were_made_whatever_the_order_of_its_keys(checkout: Checkout):
+    (checkout.folder / "rates.yaml").write_text(
+        "runs: [rates]\nrun:\n  rates:\n    base: tiny\n"
+        "    grid: { train.seed: [0, 1], train.optimizer.learning_rates.matrices: [1e-2, 3e-2] }\n"
+    )
+    raw = {}
+    for name in ("config.yaml", TINY, "rates.yaml"):
+        raw = configfile.merge(raw, yaml.safe_load((checkout.folder / name).read_text()))
+    configured = artifacts.artifacts(configfile.load(raw), LOCK)
+    assert "train_model/rates-seed=0-matrices=1e-2/manifest.json" in [artifact.manifest for artifact in configured]
+    make_whole(checkout.results, configured)
+    before = paths(checkout.results)
+    words = ("--configfile", TINY, "rates.yaml")
+    for target, last in (("gc", "nothing is unused"), ("verify", "all as they should be")):
+        done = checkout.python("scripts/run_workflow.py", "--cores", "2", target, *words)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.stdout.splitlines()[-1].endswith(last)
+    assert paths(checkout.results) == before
 
 
 def test_make_gc_lists_and_deletes_what_another_configuration_made(scratch: Checkout, monkeypatch):

@@ -1,6 +1,9 @@
 """Manifests: one digest for one content, and artifacts that stand there whole or not at all."""
 
+import itertools
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -61,9 +64,88 @@ def test_publishing_replaces_what_is_there_and_leaves_no_staging(tmp_path):
     (staging / "weights" / "new.bin").write_text("new")
     (staging / "manifest.json").write_text("{}")
     manifest.publish(staging, out, "manifest.json")
-    names = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
-    assert names == ["manifest.json", "weights/new.bin"]
+    assert there(out) == ["manifest.json", "weights/new.bin"]
     assert not staging.exists()
+
+
+def there(out: Path) -> list[str]:
+    """Returns the files of a folder, but for the list of those that are an artifact's."""
+    names = (path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
+    return sorted(name for name in names if name != ".manifest.files")
+
+
+def stage(out: Path, files: dict[str, str]) -> Path:
+    """Returns a staging folder with some files and their manifest."""
+    staging = out / ".partial"
+    shutil.rmtree(staging, ignore_errors=True)
+    for name, text in files.items():
+        (staging / name).parent.mkdir(parents=True, exist_ok=True)
+        (staging / name).write_text(text)
+    content = {"files": manifest.describe_files(staging, frozenset())}
+    (staging / "manifest.json").write_text(json.dumps(manifest.build(content, {})))
+    return staging
+
+
+OLD = dict.fromkeys(("same.txt", "old.txt", "old/a.txt", "both/a.txt", "both/b.txt", "file", "way/a.txt"), "old")
+NEW = dict.fromkeys(("same.txt", "new.txt", "both/a.txt", "file/a.txt", "way"), "new")
+
+
+@pytest.mark.parametrize("removed", [False, True], ids=["with its manifest", "whose manifest Snakemake removed"])
+def test_nothing_stays_of_the_artifact_before(tmp_path, removed):
+    manifest.publish(stage(tmp_path, OLD), tmp_path, "manifest.json")
+    for name in ("old/mine.txt", ".download/part"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("not the artifact's")
+    if removed:
+        (tmp_path / "manifest.json").unlink()
+    manifest.publish(stage(tmp_path, NEW), tmp_path, "manifest.json")
+    assert there(tmp_path) == sorted([*NEW, "manifest.json", "old/mine.txt", ".download/part"])
+
+
+def test_a_file_that_both_have_by_hard_links_is_published(tmp_path):
+    (tmp_path / "source").write_text("linked")
+    for _ in range(2):
+        staging = stage(tmp_path / "out", {"other.txt": "x"})
+        (staging / "a.bin").hardlink_to(tmp_path / "source")
+        manifest.publish(staging, tmp_path / "out", "manifest.json")
+    assert there(tmp_path / "out") == ["a.bin", "manifest.json", "other.txt"]
+
+
+def test_a_kill_at_any_moment_leaves_an_artifact_or_none_and_no_old_file_for_good(tmp_path, monkeypatch):
+    kinds = ("unlink", "rename", "replace", "write_text", "rmdir")
+    real = {kind: getattr(Path, kind) for kind in kinds}
+    left = 0
+
+    def deadly(kind):
+        def act(path, *words, **options):
+            nonlocal left
+            if left == 0:
+                raise KeyboardInterrupt
+            left -= 1
+            return real[kind](path, *words, **options)
+
+        return act
+
+    for moment in itertools.count():
+        out = tmp_path / str(moment)
+        manifest.publish(stage(out, OLD), out, "manifest.json")
+        staging, left = stage(out, NEW), moment
+        with monkeypatch.context() as patched:
+            for kind in kinds:
+                patched.setattr(Path, kind, deadly(kind))
+            try:
+                manifest.publish(staging, out, "manifest.json")
+                break
+            except KeyboardInterrupt:
+                pass
+        if (out / "manifest.json").exists():
+            content = manifest.read(out / "manifest.json")["content"]
+            assert set(content["files"]) in (set(OLD), set(NEW))
+            for name in content["files"]:
+                manifest.check_file(out, {"stage": "x", **content}, name)
+        manifest.publish(stage(out, NEW), out, "manifest.json")
+        assert there(out) == sorted([*NEW, "manifest.json"])
+    assert moment > 10
 
 
 def test_while_publishing_no_manifest_stands_beside_files_it_does_not_describe(tmp_path, monkeypatch):
@@ -73,16 +155,16 @@ def test_while_publishing_no_manifest_stands_beside_files_it_does_not_describe(t
     (out / "manifest.json").write_text("old")
     for name in ("a.bin", "manifest.json"):
         (staging / name).write_text("new")
-    there = []
+    moved = []
     rename = manifest.Path.rename
 
     def watched(self, target):
-        there.append((self.name, (out / "manifest.json").exists()))
+        moved.append((self.name, (out / "manifest.json").exists()))
         return rename(self, target)
 
     monkeypatch.setattr(manifest.Path, "rename", watched)
     manifest.publish(staging, out, "manifest.json")
-    assert there == [("a.bin", False), ("manifest.json", False)]
+    assert moved == [("a.bin", False), ("manifest.json", False)]
 
 
 @pytest.mark.parametrize(

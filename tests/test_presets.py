@@ -58,7 +58,7 @@ def test_make_presets_runs_every_preset_and_knows_its_size():
 def test_an_encoding_that_exists_is_made_of_no_corpus():
     found = settings("nanogpt_124m")
     made = {artifact.stage: artifact for artifact in artifacts.artifacts(found, (ROOT / "uv.lock").read_text())}
-    assert made["train_tokenizer"].inputs == () and used.named_tokenizers(found) == ["gpt2"]
+    assert made["train_tokenizer"].inputs == {} and used.named_tokenizers(found) == ["gpt2"]
     assert used.corpora(found) == ["openwebtext"]
 
 

@@ -126,9 +126,9 @@ def test_artifacts_come_after_what_they_are_made_of():
     places = [artifact.manifest for artifact in found]
     assert len(set(places)) == len(places)
     for number, artifact in enumerate(found):
-        assert set(artifact.inputs) <= set(places[:number])
+        assert set(artifact.inputs.values()) <= set(places[:number])
     trained = [artifact for artifact in found if artifact.stage == "train_model"]
-    begun = {artifact.manifest.split("/")[1]: artifact.inputs[-1] for artifact in trained}
+    begun = {artifact.manifest.split("/")[1]: list(artifact.inputs.values())[-1] for artifact in trained}
     assert list(begun) == ["stdlib", "c", "b", "a"]
     assert [begun[name] for name in "cba"] == [
         "download_weights/mine/manifest.json",

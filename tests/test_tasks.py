@@ -220,7 +220,12 @@ def brought(tmp_path):
 def test_a_task_is_scored_from_what_was_brought(brought, model):
     task, facts = brought("choice")
     scores, answers = tasks.ask(task, model, ASKING)
-    assert facts == {"name": "choice", "file": "choice.yaml", "splits": {"test": 5}}
+    assert {name: facts[name] for name in facts if name != "sources"} == {
+        "name": "choice",
+        "file": "choice.yaml",
+        "splits": {"test": 5},
+    }
+    assert len(facts["sources"]) == 2  # the YAML and its rows
     right = 0
     for row, answer in zip(ROWS, answers, strict=True):
         own = model.loglikelihood(requests("loglikelihood", *((row["question"], each) for each in row["choices"])))
@@ -355,7 +360,7 @@ def test_a_row_that_cannot_be_asked_is_one_line_and_a_bug_of_ours_is_none(brough
 
 def test_without_lm_eval_one_line_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr(tasks.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="tasks need lm-eval, which is not installed: uv sync --extra eval"):
+    with pytest.raises(UserError, match="tasks need lm-eval, which is not installed: uv sync --inexact --extra eval"):
         tasks.check_installed()
 
 

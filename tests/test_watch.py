@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import watch_run
 
-from makelm import watching
+from makelm import locks, watching
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = [sys.executable, str(ROOT / "scripts/watch_run.py"), "small"]
@@ -148,7 +148,8 @@ def test_the_kinds_of_state_follow_each_other(training):
 
 def test_another_machine_counts_as_working_while_it_writes(training):
     training.begin().make(1, 20)
-    training.lock.write("process 1 on another-machine")
+    other = {**locks.MACHINE, "host": f"{locks.MACHINE['host']}0", "pid": 1}  # node1 watches, node10 trains
+    training.lock.write(json.dumps(other))
     training.end()
     assert watching.look(training.run).kind == watching.RUNNING
     for path in (*training.folder.glob("*.jsonl"), training.run / ".manifest.lock"):

@@ -1,7 +1,9 @@
 """The workflow: what a change reruns (the table in the README), and what `make` says."""
 
+import hashlib
 import json
 import re
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -109,6 +111,37 @@ def test_another_corpus_to_be_scored_on_is_encoded_with_the_runs_tokenizer_and_t
 def test_braces_in_a_prompt_are_no_wildcards(built):
     # Snakemake takes quotes off the end of a value: hence the space
     assert built.planned("verify", "--config", "set=run.tiny.sample.prompts='[\"{king}\"]' ") == ["verify"]
+
+
+def test_keys_longer_than_a_command_may_be_are_handed_over_in_a_file(checkout):
+    """Linux takes 128 KiB; so much are the addresses and sums of a thousand files."""
+    texts = [f"{number} is a number, and here is what it is said to be good for.\n" for number in range(1000)]
+    addresses = []
+    for number, text in enumerate(texts):
+        path = checkout.folder / f"texts/c4-train.{number:05d}-of-01000-and-a-name-as-long-as-those-on-the-hub.txt"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        addresses.append(path.as_uri())
+    sums = [hashlib.sha256(text.encode()).hexdigest() for text in texts]
+    large = {"source": "url", "url": addresses, "sha256": sums, "text_key": "text", "split": "hash"}
+    large |= {"max_documents": None, "clean": None, "shards": 1, "valid_fraction": 0.1}
+    over = checkout.folder / "large.json"
+    over.write_text(json.dumps({"corpus": {"large": large}, "run": {"tiny": {"corpus": "large"}}}))
+    assert over.stat().st_size > 128 << 10
+    target, words = "results/download_corpus/large/manifest.json", ("--configfile", TINY, "large.json")
+    make = ["scripts/run_workflow.py", "--cores", "2"]
+    done = checkout.python(*make, target, *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    keys = json.loads((checkout.folder / target).read_text())["content"]["config"]
+    assert (keys["corpus"]["url"], keys["corpus"]["sha256"]) == (addresses, sums)
+    shutil.rmtree(checkout.folder / ".snakemake/keys")
+    assert checkout.planned(target, more=("large.json",)) == []
+    large["url"], large["sha256"] = addresses[:-1], sums[:-1]
+    over.write_text(json.dumps({"corpus": {"large": large}, "run": {"tiny": {"corpus": "large"}}}))
+    assert checkout.planned(target, more=("large.json",)) == ["download_corpus corpus=large"]
+    assert "nothing is unused" in checkout.python(*make, "gc", *words).stdout
+    changed = "stale: the configuration changed (corpus.sha256, corpus.url)"
+    assert changed in checkout.python(*make, "verify", *words).stdout
 
 
 # ---- what make says

@@ -1,6 +1,8 @@
 """Which artifacts a configuration stands for, where they stand below results/, and which read which."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 from makelm import used
 from makelm.config import Config, Run
@@ -9,12 +11,15 @@ from makelm.stages import RUN_STAGES, keys
 
 @dataclass(frozen=True)
 class Artifact:
-    """One job's result: where its manifest and those of its inputs stand below results/, and its result keys."""
+    """One job's result: where its manifest and those of its inputs stand below results/, and its result keys.
+
+    Inputs are by the names that the job calls them.
+    """
 
     stage: str
     manifest: str
     keys: dict
-    inputs: tuple[str, ...]
+    inputs: dict[str, str]
 
 
 def artifacts(settings: Config, lock: str) -> list[Artifact]:
@@ -22,45 +27,61 @@ def artifacts(settings: Config, lock: str) -> list[Artifact]:
     runs = used.runs(settings)
     found = []
 
-    def add(stage: str, entry: str, manifest: str, *inputs: str, task: str | None = None) -> None:
+    def add(stage: str, entry: str, manifest: str, inputs: dict[str, str], task: str | None = None) -> None:
         found.append(Artifact(stage, manifest, keys(stage, settings, entry, lock, task)[0], inputs))
 
     for corpus in used.corpora(settings):
-        add("download_corpus", corpus, corpus_manifest(corpus))
+        add("download_corpus", corpus, corpus_manifest(corpus), {})
     for weights in used.weights(settings):
-        add("download_weights", weights, f"{weights_folder(weights)}/manifest.json")
+        add("download_weights", weights, f"{weights_folder(weights)}/manifest.json", {})
     for task in used.tasks(settings):
-        add("download_task", task, task_manifest(task))
+        add("download_task", task, task_manifest(task), {})
     for tokenizer in dict.fromkeys(run.tokenizer for run in runs.values()):
-        learned_from = map(corpus_manifest, used.learning_corpora(settings, tokenizer))
-        add("train_tokenizer", tokenizer, tokenizer_manifest(tokenizer), *learned_from)
+        learned_from = zip(("corpus",), map(corpus_manifest, used.learning_corpora(settings, tokenizer)), strict=False)
+        add("train_tokenizer", tokenizer, tokenizer_manifest(tokenizer), dict(learned_from))
     encoded = [(corpus, run.tokenizer) for run in runs.values() for corpus in run.corpora]
     built = [settings.run[name] for name in settings.runs]
     encoded += [(corpus, run.tokenizer) for run in built for corpus in used.other_sets(run)]
     for corpus, tokenizer in dict.fromkeys(encoded):
+        read = {"corpus": corpus_manifest(corpus), "tokenizer": tokenizer_manifest(tokenizer)}
         for shard in shard_manifests(settings, corpus, tokenizer):
-            add("encode_shard", tokenizer, shard, corpus_manifest(corpus), tokenizer_manifest(tokenizer))
+            add("encode_shard", tokenizer, shard, read)
     for name in settings.runs:
-        add("plan_run", name, f"plan_run/{name}/manifest.json", tokenizer_manifest(runs[name].tokenizer))
+        tokenizer = {"tokenizer": tokenizer_manifest(runs[name].tokenizer)}
+        add("plan_run", name, f"plan_run/{name}/manifest.json", tokenizer)
     for name, run in runs.items():
-        begun = [f"{start_folder(run)}/manifest.json"] if run.start else []
-        add("train_model", name, model_manifest(name), *run_shards(settings, run), *begun)
+        begun = {"start": f"{start_folder(run)}/manifest.json"} if run.start else {}
+        add("train_model", name, model_manifest(name), shards(settings, run, run.corpora) | begun)
     for name in settings.runs:
-        run, trained = runs[name], model_manifest(name)
-        tokenizer = tokenizer_manifest(run.tokenizer)
-        read = [*run.corpora, *used.other_sets(run)]
-        shards = [place for corpus in read for place in shard_manifests(settings, corpus, run.tokenizer)]
-        scored = (trained, *shards, *map(corpus_manifest, read))
-        asked = run_shards(settings, run) if asks_documents(run) else ()
-        add("sample_model", name, f"sample_model/{name}/manifest.json", trained, tokenizer, *asked)
-        add("evaluate_model", name, f"evaluate_model/{name}/manifest.json", *scored)
+        run, trained = runs[name], {"model": model_manifest(name)}
+        tokenizer = {"tokenizer": tokenizer_manifest(run.tokenizer)}
+        scored = [*run.corpora, *used.other_sets(run)]
+        asked = shards(settings, run, run.corpora) if asks_documents(run) else {}
+        add("sample_model", name, f"sample_model/{name}/manifest.json", trained | tokenizer | asked)
+        read = trained | shards(settings, run, scored) | documents(scored)
+        add("evaluate_model", name, f"evaluate_model/{name}/manifest.json", read)
         for task in run.tasks:
-            asked = (trained, tokenizer, task_manifest(task), *map(corpus_manifest, run.corpora))
-            add("evaluate_task", name, f"evaluate_task/{name}/{task}/manifest.json", *asked, task=task)
-        add("export_model", name, f"export_model/{name}/manifest.json", trained, tokenizer)
+            asked = trained | tokenizer | {"task": task_manifest(task)} | documents(run.corpora)
+            add("evaluate_task", name, f"evaluate_task/{name}/{task}/manifest.json", asked, task)
+        add("export_model", name, f"export_model/{name}/manifest.json", trained | tokenizer)
     reported = [place for name in settings.runs for place in reported_manifests(settings, name)]
-    add("write_report", "", "write_report/manifest.json", *reported)
+    read = {place.removesuffix("/manifest.json"): place for place in reported}
+    add("write_report", "", "write_report/manifest.json", read)
     return found
+
+
+def shards(settings: Config, run: Run, corpora: Iterable[str]) -> dict[str, str]:
+    """Returns the inputs that are token shards of these corpora by a run's tokenizer."""
+    return {
+        f"shards/{corpus}/{PurePosixPath(place).stem}": place
+        for corpus in corpora
+        for place in shard_manifests(settings, corpus, run.tokenizer)
+    }
+
+
+def documents(corpora: Iterable[str]) -> dict[str, str]:
+    """Returns the inputs that are documents of these corpora."""
+    return {f"corpus/{corpus}": corpus_manifest(corpus) for corpus in corpora}
 
 
 def reported_manifests(settings: Config, run: str) -> list[str]:
@@ -88,11 +109,6 @@ def tokenizer_manifest(tokenizer: str) -> str:
 def shard_manifests(settings: Config, corpus: str, tokenizer: str) -> list[str]:
     """Returns where the manifests of a corpus's token shards stand below results/."""
     return [f"encode_shard/{corpus}/{tokenizer}/{name}.json" for name in shard_names(settings, corpus)]
-
-
-def run_shards(settings: Config, run: Run) -> list[str]:
-    """Returns where the manifests of all token shards of a run stand below results/."""
-    return [place for corpus in run.corpora for place in shard_manifests(settings, corpus, run.tokenizer)]
 
 
 def shard_names(settings: Config, corpus: str) -> list[str]:

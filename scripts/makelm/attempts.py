@@ -7,6 +7,7 @@ a first attempt, which always tries.
 import hashlib
 import json
 from argparse import Namespace
+from collections.abc import Iterator
 from pathlib import Path
 
 from makelm import closure, manifest
@@ -18,10 +19,19 @@ def inputs(stage: str, args: Namespace) -> str:
     """Returns the digest of what an attempt is about: keys, code, and the manifests of the folders it reads."""
     digest = hashlib.sha256(closure.closure(stage).digest().encode())
     digest.update(manifest.canonical([args.config, args.execution, args.set]).encode())
-    folders = [value for key, value in sorted(vars(args).items()) if isinstance(value, Path) and key != "out"]
-    for path in (path for folder in folders for path in sorted(folder.glob("*.json"))):
+    for path in (path for folder in folders(args) for path in sorted(folder.glob("*.json"))):
         digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+def folders(args: Namespace) -> Iterator[Path]:
+    """Yields what the command line names of what is read: FOLDER, or several as FOLDER or NAME=FOLDER."""
+    for key, value in sorted(vars(args).items()):
+        if isinstance(value, Path) and key != "out":
+            yield value
+        elif isinstance(value, list) and key != "set":
+            yield from map(Path, value)
+            yield from (Path(word.partition("=")[2]) for word in value if "=" in word)
 
 
 def verdict(left: Path, stage: str, args: Namespace) -> str | None:

@@ -137,13 +137,17 @@ class Checkpoints:
             return
         for path in filter(Path.exists, (self.timings_path, self.statistics_path)):
             rows = path.read_text(encoding="utf-8").splitlines(keepends=True)
-            path.write_text("".join(row for row in rows if whole(row) and json.loads(row)["step"] <= steps))
+            kept = [row for row in rows if whole(row) and json.loads(row)["step"] <= steps]
+            if kept != rows:
+                rewrite(path, kept)
         if not self.metrics_path.exists():
             self.metrics_path.touch()
-        kept = self.metrics_path.read_text(encoding="utf-8").splitlines(keepends=True)[:steps]
+        rows = self.metrics_path.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = rows[:steps]
         if len(kept) != steps or not all(map(whole, kept)):
             raise UserError(f"{self.metrics_path} does not reach step {steps}; remove its folder to start again")
-        self.metrics_path.write_text("".join(kept), encoding="utf-8")
+        if kept != rows:
+            rewrite(self.metrics_path, kept)
 
     def wait(self) -> None:
         """Returns when what was started is on disk, and sealed."""
@@ -159,6 +163,14 @@ class Checkpoints:
         self.manager.close()
         if self.metrics is not None:
             self.metrics.close()
+
+
+def rewrite(path: Path, lines: list[str]) -> None:
+    """Replaces a file's lines. A kill meanwhile leaves the old ones: without its metrics no checkpoint is of use."""
+    unfinished = path.with_name(f".{path.name}")
+    unfinished.write_text("".join(lines), encoding="utf-8")
+    manifest.sync(unfinished)
+    unfinished.replace(path)
 
 
 def append(path: Path, row: dict) -> None:

@@ -174,7 +174,7 @@ def read_keys(text: str, flag: str) -> dict:
     try:
         if text.endswith((".json", ".yaml", ".yml")):
             return configfile.read(Path(text))
-        keys = yaml.safe_load(text)
+        keys = from_json_or_yaml(text)
     except OSError as error:
         raise UserError(f"{flag}: cannot read {text}: {error.strerror}") from None
     except yaml.YAMLError:
@@ -182,6 +182,14 @@ def read_keys(text: str, flag: str) -> dict:
     if not isinstance(keys, dict):
         raise UserError(f"{flag}: expected a map of keys, got {text[:80]}")
     return keys
+
+
+def from_json_or_yaml(text: str) -> Any:
+    """Returns what a text says; JSON is no YAML: U+007F to U+009F mean themselves, and a key may be of any length."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return yaml.safe_load(text)
 
 
 def run(

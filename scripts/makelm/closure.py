@@ -24,6 +24,9 @@ LOCK = SCRIPTS.parent / "uv.lock"
 
 WHEELS = re.compile(r"^wheels = \[\n(?:    .*\n)*\]\n", re.MULTILINE)
 
+# Not what editors, patches and compilers leave beside a file.
+SUFFIXES = frozenset({".py", ".j2", ".css", ".js", ".yaml"})
+
 # Left out of every closure: they frame a stage and decide nothing of its content (no defaults, no data, no model).
 PLUMBING = frozenset(
     {
@@ -124,7 +127,7 @@ def closure(script: str) -> Closure:
         if path in files:
             continue
         # report.py owns report.html.j2 and whatever else bears its name
-        files.update(f for f in path.parent.glob(f"{path.stem}.*") if f.suffix != ".pyc")
+        files.update(f for f in path.parent.glob(f"{path.stem}.*") if f.suffix in SUFFIXES)
         for name in imports(path):
             parts = name.split(".")
             if parts[0] == "makelm":

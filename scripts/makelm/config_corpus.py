@@ -1,6 +1,7 @@
 """The keys of corpora: where text or tokens come from, how documents are cleaned and divided."""
 
 import re
+from collections import Counter
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
@@ -162,18 +163,19 @@ class TokensCorpus(Section):
 
     @model_validator(mode="after")
     def check(self) -> "TokensCorpus":
-        twice = next((name for name in self.files if self.files.count(name) > 1), None)
+        files = Counter(self.files)
+        twice = next((name for name, times in files.items() if times > 1), None)
         if twice:
             raise PydanticCustomError("twice", "{name} is named twice in train and valid", {"name": twice})
-        unknown = next((name for name in self.sha256 if name not in self.files), None)
+        unknown = next((name for name in self.sha256 if name not in files), None)
         if unknown:
-            hint = did_you_mean(unknown, self.files)
+            hint = did_you_mean(unknown, files)
             raise PydanticCustomError(
                 "sha256", "sha256: neither train nor valid has {name}{hint}", {"name": repr(unknown), "hint": hint}
             )
         if self.revision and not self.repository:
             raise PydanticCustomError("revision", "revision is that of a repository, and null without one")
-        unsafe = next((name for name in self.files if is_address(name) and name not in self.sha256), None)
+        unsafe = next((name for name in files if is_address(name) and name not in self.sha256), None)
         if unsafe and not self.repository:
             raise PydanticCustomError(
                 "sum", "sha256 must have the sum of {name}, which nothing else checks", {"name": unsafe}

@@ -3,8 +3,8 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
+from makelm import files
 from makelm.config_corpus import DatasetsCorpus
 from makelm.documents import Document
 from makelm.errors import UserError, first_line
@@ -38,7 +38,8 @@ def open_rows(corpus: DatasetsCorpus) -> tuple[Iterator[Document], dict, int]:
                 yield Document(f"{corpus.dataset_split}:{number}", text_of(row, corpus.text_key, where))
 
     # of a data set of the hub this is the commit; of a local folder it depends on file times
-    facts = {} if Path(corpus.dataset).is_dir() else {"commit": builder.hash}
+    own = files.source_files(corpus)
+    facts = {"files": files.described(own)} if own else {"commit": builder.hash}
     return read(), facts, builder.info.dataset_size or 0
 
 

@@ -29,7 +29,8 @@ class FastEncoder:
             gigatoken = importlib.import_module("gigatoken")
         except ImportError:
             raise UserError(
-                "tokenizer.encoder: gigatoken is not installed; run uv sync --extra fast, or set it to tiktoken"
+                "tokenizer.encoder: gigatoken is not installed;"
+                " run uv sync --inexact --extra fast, or set it to tiktoken"
             ) from None
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / tokenizer.FILE

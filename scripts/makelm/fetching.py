@@ -11,6 +11,7 @@ import ssl
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
@@ -45,8 +46,9 @@ def names(addresses: Iterable[str]) -> list[str]:
     ]
     common = next(folder for folder in paths[0].parents if all(path.is_relative_to(folder) for path in paths))
     found = [path.relative_to(common).as_posix() for path in paths]
+    times = Counter(found)
     for address, name in zip(addresses, found, strict=True):
-        if found.count(name) > 1:
+        if times[name] > 1:
             raise UserError(f"corpus.url: {address} and another address both give the file name {name}; leave one out")
         files.check_name(name, "corpus.url")
     return found

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from makelm.config_corpus import Clean, Corpus, TokensCorpus, is_address
 from makelm.errors import UserError
+from makelm.manifest import file_sha256
 
 FORMS = (".txt", ".md", ".jsonl", ".parquet", ".tar")
 COMPRESSIONS = (".gz", ".xz", ".zst")
@@ -50,8 +51,29 @@ def corpus_files(corpus: Corpus) -> list[Path]:
     """Returns the files of this machine that a corpus reads, those among them that it is compared with."""
     if corpus.source == "tokens":
         return token_files(corpus)
-    own = list(named_files(corpus.paths).values()) if corpus.source == "local" else []
-    return own + list(evaluation_files(corpus.clean).values())
+    return list(source_files(corpus).values()) + list(evaluation_files(corpus.clean).values())
+
+
+def source_files(corpus: Corpus) -> dict[str, Path]:
+    """Returns name -> file of this machine that a corpus's documents are in, as its manifest names them."""
+    if corpus.source == "local":
+        return named_files(corpus.paths)
+    return data_set_files(Path(corpus.dataset)) if corpus.source == "huggingface" else {}
+
+
+def data_set_files(folder: Path) -> dict[str, Path]:
+    """Returns name -> file of a folder that `datasets` can load, which passes over hidden ones; none of the hub's."""
+    every = folder.rglob("*") if folder.is_dir() else ()
+    found = {path.relative_to(folder).as_posix(): path for path in every if path.is_file()}
+    names = sorted(name for name in found if not is_hidden(PurePosixPath(name)))
+    for name in names:
+        check_name(name, "corpus.dataset")
+    return {name: found[name] for name in names}
+
+
+def described(paths: dict[str, Path]) -> dict[str, dict]:
+    """Returns name -> size and sha256 of files, as a manifest has them."""
+    return {name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)} for name, path in paths.items()}
 
 
 def evaluation_files(clean: Clean | None) -> dict[str, Path]:

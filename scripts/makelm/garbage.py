@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from makelm import closure, fetching, locks, manifest, stages
-from makelm.artifacts import Artifact, artifacts, start_folder
+from makelm.artifacts import Artifact, artifacts
 from makelm.config import Config, Run
 from makelm.identities import Identity
 from makelm.progress import size
@@ -26,6 +26,7 @@ DOWNLOAD = re.compile(rf"(?:\.deleting-)?{re.escape(fetching.FOLDER)}")
 PARTIAL = re.compile(r"(?:\.deleting-)?\.partial-(.+)-[^-]+")
 IDENTITY = re.compile(r"(?:\.deleting-)?[0-9a-f]{16}")
 LOCK = re.compile(r"\..+\.lock(\..+)?")
+LIST = manifest.list_path(Path("manifest.json")).name
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,8 @@ def add(found: Found, stage: str, path: Path, needed: set[Path]) -> None:
         why = "its deletion was interrupted" if begun else "no configured run uses it"
         if begun and path.with_name(f"{record[1]}.json").exists():  # made again since
             files = ()
+        else:
+            files = (*files, manifest.list_path(path.with_name(f"{record[1]}.json")))
         files = tuple(file for file in files if file not in needed)
         thing = Thing(path, files, why, locks.beside(path.with_name(f"{record[1]}.json")))
     else:
@@ -140,7 +143,7 @@ def unknown(folder: Path, known: set[Path], passed: set[Path]) -> Iterator[tuple
     Of a folder of nothing else it is the folder.
     """
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if path in known or LOCK.fullmatch(path.name):
+        if path in known or LOCK.fullmatch(path.name) or path.name.startswith(LIST):
             continue
         if path.is_symlink():
             yield path, "a link"
@@ -176,11 +179,7 @@ def add_checkpoints(found: Found, settings: Config, artifact: Artifact | None, f
 
 def kept_identities(artifact: Artifact, run: Run, results: Path) -> set[str]:
     """Returns the identities whose checkpoints a configured run needs. Raises what manifest.read does."""
-    encoded = [PurePosixPath(name) for name in artifact.inputs if name.startswith("encode_shard/")]
-    inputs = {f"shards/{path.parts[1]}/{path.stem}": str(path) for path in encoded}
-    if run.start:
-        inputs["start"] = f"{start_folder(run)}/manifest.json"
-    digests = {name: manifest.read(results / path)["digest"] for name, path in inputs.items()}
+    digests = {name: manifest.read(results / place)["digest"] for name, place in artifact.inputs.items()}
     kept = {Identity(artifact.keys, digests, closure.closure("train_model").digest()).name}
     if (results / artifact.manifest).exists():
         kept.add(manifest.read(results / artifact.manifest)["content"]["facts"]["identity"])

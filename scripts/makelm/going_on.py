@@ -114,7 +114,7 @@ def take_over(origin: Origin, saved: checkpoints.Checkpoints, validate_every: in
         if validate_every and row["step"] % validate_every:
             for name in [name for name in row if name.startswith("validation_loss")]:
                 del row[name]
-    saved.metrics_path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    checkpoints.rewrite(saved.metrics_path, [json.dumps(row) + "\n" for row in rows])
 
 
 def write_origin(folder: Path, origin: Origin | None) -> None:

@@ -21,6 +21,7 @@ from makelm.errors import UserError
 from makelm.generate import Engine, Options
 from makelm.model import Skeleton
 from makelm.pages import visible
+from makelm.progress import forgive
 
 DONE, USER = 0, 2  # exit codes
 HELP = "type a text to be written on; Ctrl-C stops an answer, Ctrl-D ends; \\n in it is a new line"
@@ -65,6 +66,7 @@ def typed(text: str) -> str:
 def main(words: list[str]) -> int:
     """Runs a conversation and returns the exit code."""
     args = arguments().parse_args(words)
+    forgive(sys.stdout)
     try:
         cli.limit_cores(args.cores)
         programs.keep(args.cores, programs.of_workflow(args.run))

@@ -9,7 +9,8 @@ import hashlib
 import json
 import os
 import shutil
-from pathlib import Path
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from makelm.errors import UserError
@@ -102,15 +103,60 @@ def publish(staging: Path, out: Path, last: str) -> None:
     """Moves everything in staging to its final name in out; the file `last` (the manifest) at the end.
 
     Both folders are on one file system, so each move is a rename: a reader sees all of a file or none, and
-    where the manifest stands, so does the rest.
+    where the manifest stands, so does the rest. Of the artifact before it, which may have had other files, none stays.
     """
     for path in sorted(staging.rglob("*")):
         sync(path)
-    names = sorted(p.name for p in staging.iterdir() if p.name != last)
+    new = {path.relative_to(staging).as_posix() for path in staging.rglob("*") if path.is_file()} - {last}
+    before = listed(out, last)
     (out / last).unlink(missing_ok=True)
-    for name in [*names, last]:
+    write_list(out, last, before | new)  # a kill from here on leaves no manifest, but the names of all there is
+    for name in sorted(before - new):
+        remove(out, name)
+    for name in sorted(path.name for path in staging.iterdir() if path.name != last):
         if (out / name).is_dir():
             shutil.rmtree(out / name)
+        (out / name).unlink(missing_ok=True)  # where both are links to one file, a rename does nothing
         (staging / name).rename(out / name)
+    (staging / last).rename(out / last)
     sync(out)
+    write_list(out, last, new)
     staging.rmdir()
+
+
+# ---- which files are an artifact's, where its manifest is gone: Snakemake removes it before it starts a job
+
+
+def list_path(manifest: Path) -> Path:
+    """Returns where the names of all files stand that an artifact has, or had before it."""
+    return manifest.with_name(f".{manifest.stem}.files")
+
+
+def listed(out: Path, last: str) -> set[str]:
+    """Returns the names of the files that an artifact may have left in its folder."""
+    found = set()
+    with suppress(OSError, ValueError, KeyError, AttributeError, TypeError):  # there is none, or it is damaged
+        found.update(read(out / last)["content"]["files"])
+    with suppress(OSError, ValueError):
+        found.update(json.loads(list_path(out / last).read_bytes()))
+    return {name for name in found if not PurePosixPath(name).is_absolute() and ".." not in PurePosixPath(name).parts}
+
+
+def write_list(out: Path, last: str, names: set[str]) -> None:
+    """Writes down what files an artifact has. One that shares its folder, a token shard, always has the same."""
+    path, text = list_path(out / last), json.dumps(sorted(names))
+    if last != "manifest.json" or (path.exists() and path.read_text() == text):
+        return
+    unfinished = path.with_name(f"{path.name}.partial")
+    unfinished.write_text(text)
+    unfinished.replace(path)
+
+
+def remove(out: Path, name: str) -> None:
+    """Removes a file of an artifact, and the folders in it that become empty."""
+    path = out / name
+    if path.is_symlink() or path.is_file():  # a folder of its name is another artifact's
+        path.unlink()
+    for folder in path.relative_to(out).parents[:-1]:
+        with suppress(OSError):  # it is not empty, or gone
+            (out / folder).rmdir()

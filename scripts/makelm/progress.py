@@ -1,5 +1,6 @@
 """What a person sees while a stage works: a bar in a terminal, plain lines in a log."""
 
+import io
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,6 +22,7 @@ class Progress:
         """
         self.label, self.terminal, self.log = label, terminal, log
         self.complaints = complaints or terminal
+        forgive(self.terminal, self.complaints)
         self.bar: tqdm | None = None
 
     def say(self, text: str) -> None:
@@ -106,6 +108,13 @@ class Bar:
         if self.progress.bar is not None:
             self.progress.bar.close()
             self.progress.bar = None
+
+
+def forgive(*streams: TextIO) -> None:
+    """Lets streams show a question mark for what their encoding lacks: no work ends for a sign in a line about it."""
+    for stream in streams:
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def clock(seconds: float) -> str:

@@ -23,6 +23,7 @@ from makelm import task_files
 from makelm.config_asking import Asking, TaskSource
 from makelm.config_types import did_you_mean
 from makelm.errors import UserError, first_line
+from makelm.manifest import file_sha256
 
 SEED = 1234  # of the examples before questions, as in lm-eval
 BOOTSTRAPS = 1000  # for the standard error of what is no mean: it is known to 2 %
@@ -33,7 +34,7 @@ CODE, DATA = "task", "data"  # folders of a task that was brought here
 def check_installed() -> None:
     """Raises UserError where lm-eval is not there."""
     if util.find_spec("lm_eval") is None:
-        raise UserError("tasks need lm-eval, which is not installed: uv sync --extra eval")
+        raise UserError("tasks need lm-eval, which is not installed: uv sync --inexact --extra eval")
 
 
 def open_task(path: Path, changes: dict[str, Any]) -> Any:
@@ -134,7 +135,8 @@ def bring(source: TaskSource, folder: Path, scratch: Path) -> dict[str, Any]:
     for split in used_splits(task):
         task.dataset[split].to_parquet(folder / DATA / f"{split}.parquet")
         splits[split] = len(task.dataset[split])
-    return {"name": task.config.task, "file": path.resolve().relative_to(top).as_posix(), "splits": splits}
+    own = {"sources": list(map(file_sha256, task_files.all_files(path)))} if source.file else {}
+    return {"name": task.config.task, "file": path.resolve().relative_to(top).as_posix(), "splits": splits} | own
 
 
 def used_splits(task: Any) -> list[str]:

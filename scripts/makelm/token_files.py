@@ -40,12 +40,14 @@ def gather(corpus: TokensCorpus, folder: Path, downloads: Path, progress: Progre
 
 def from_paths(corpus: TokensCorpus, downloads: Path, progress: Progress) -> dict[str, Path]:
     """Returns name -> file of those of this machine and of the network."""
-    remote = [name for name in corpus.files if is_address(name)]
-    fetching.keep_only(downloads, (corpus.sha256[name] for name in remote))
-    return {
-        name: fetching.fetch(name, corpus.sha256[name], downloads, progress) if name in remote else local(name, corpus)
-        for name in corpus.files
-    }
+    fetching.keep_only(downloads, (corpus.sha256[name] for name in corpus.files if is_address(name)))
+
+    def bring(name: str) -> Path:
+        if is_address(name):
+            return fetching.fetch(name, corpus.sha256[name], downloads, progress)
+        return local(name, corpus)
+
+    return {name: bring(name) for name in corpus.files}
 
 
 def local(name: str, corpus: TokensCorpus) -> Path:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from makelm import closure, manifest
+from makelm import closure, manifest, source_sums
 from makelm.artifacts import Artifact, artifacts, reported_manifests
 from makelm.config import Config
 
@@ -37,7 +37,8 @@ def verify(settings: Config, lock: str, results: Path, counts: Counts) -> Iterat
         digests[artifact.manifest] = found["digest"]
         counts.artifacts += 1
         yield from wrong_files(path.parent, found["content"]["files"], again, counts)
-        reasons = list(stale(artifact, found["content"], digests))
+        reasons = [*stale(artifact, found["content"], digests)]
+        reasons += source_sums.changes(settings, artifact, found["content"])
         if reasons:
             yield f"{path}: stale: {'; '.join(reasons)}; run make"
 
@@ -78,10 +79,9 @@ def stale(artifact: Artifact, content: dict, digests: dict[str, str]) -> Iterato
         yield f"made with other packages ({', '.join(packages)})"
     if closure.closure(artifact.stage).digest() != content["code"]:
         yield "the code changed"
-    recorded = set(content["inputs"].values())
-    for name in artifact.inputs:
-        if name in digests and digests[name] not in recorded:
-            yield f"its input {name} is another one now"
+    for name, place in artifact.inputs.items():
+        if place in digests and digests[place] != content["inputs"].get(name):
+            yield f"its input {place} is another one now"
 
 
 def differences(one: dict, other: dict, prefix: str = "") -> Iterator[str]:

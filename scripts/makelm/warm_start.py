@@ -10,8 +10,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from makelm import checkpoints, config
+from makelm import checkpoints, config, processes
 from makelm.errors import UserError
+from makelm.seals import Seals
 
 Read = Callable[[str, tuple[int, ...]], np.ndarray]  # a parameter's name and shape -> its values
 # what may differ between a run and the one it starts from: nothing of it is in the shape of a weight
@@ -63,7 +64,7 @@ def first_step(start: config.Start, done: int, steps: int) -> int:
 def kept_optimizer(folder: Path, content: dict, step: int, train: config.Train, shapes: Any) -> Any:
     """Returns the optimizer's state at the end of another run, whose manifest's content is given.
 
-    Raises UserError where it is gone or does not fit.
+    Raises UserError where it is gone, damaged or does not fit.
     """
     kind = content["config"]["train"]["optimizer"]["kind"]
     if kind != train.optimizer.kind:
@@ -72,6 +73,10 @@ def kept_optimizer(folder: Path, content: dict, step: int, train: config.Train, 
             " set it to fresh"
         )
     saved = folder / "checkpoints" / content["facts"]["identity"]
+    problem = Seals(saved).broken(step) if processes.leads() else None  # which reads all of it
+    if processes.anywhere(problem is not None):
+        problem = problem or "is damaged"
+        raise UserError(f"{saved}: the checkpoint of step {step} {problem}; set start.optimizer: fresh")
     state = checkpoints.read_step(saved, step, {"optimizer": shapes})
     if state is None:
         raise UserError(f"{saved} has no checkpoint of step {step} with such an optimizer; set start.optimizer: fresh")

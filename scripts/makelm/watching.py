@@ -5,13 +5,12 @@ The state is found anew at each look, since a training may be killed, cut back o
 
 import fcntl
 import json
-import socket
 import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from makelm import identities
+from makelm import identities, locks
 from makelm.progress import clock, score
 
 WAITING, STARTING, RUNNING, STOPPED, FINISHED = "waiting", "starting", "running", "stopped", "finished"
@@ -171,7 +170,6 @@ def held(lock: Path) -> bool:
 def is_elsewhere(lock: Path) -> bool:
     """Returns whether a lock names a process of another machine, of which flock may know nothing."""
     try:
-        text = lock.read_text()
+        return not locks.is_local(lock.read_bytes())
     except FileNotFoundError:
         return False
-    return bool(text.strip()) and socket.gethostname() not in text

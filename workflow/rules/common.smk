@@ -1,7 +1,9 @@
 """What the rules have in common: the typed configuration and, for each stage, its program, its code and its keys."""
 
 import functools
+import json
 import os
+import pathlib
 import re
 import sys
 
@@ -14,6 +16,7 @@ os.environ.update(
     JAX_COMPILATION_CACHE_DIR=os.environ.get("JAX_COMPILATION_CACHE_DIR", ".snakemake/compiled"),
 )
 
+import makelm.arguments as makelm_arguments
 import makelm.artifacts as makelm_artifacts
 import makelm.closure as makelm_closure
 import makelm.cluster as makelm_cluster
@@ -28,6 +31,8 @@ import makelm.whole as makelm_whole
 os.environ.setdefault(makelm_malloc.VARIABLE, makelm_malloc.TUNABLES)
 
 RAW = dict(config)
+# of keys that are too long for a command line; jobs of a cluster see it too, as all that Snakemake keeps
+LONG_KEYS = pathlib.Path(".snakemake/keys")
 LOCK_FILE = os.path.relpath(os.path.join(workflow.basedir, "uv.lock"))
 with open(LOCK_FILE) as lock_file:
     LOCK = lock_file.read()
@@ -79,6 +84,14 @@ def program(stage):
     return f"{SCRIPTS}/{stage}.py"
 
 
+def whole_configuration(wildcards):
+    """Returns the whole configuration as JSON, in its own order: a grid's runs are named in the order of its keys.
+
+    A function of wildcards, since Snakemake would take {braces} of a plain text, say in a prompt, for some.
+    """
+    return word(json.dumps(RAW, ensure_ascii=False))
+
+
 def code(stage):
     """Returns the library files that a stage's program imports; Snakemake compares small inputs by content."""
     paths = [os.path.relpath(path) for path in makelm_closure.closure(stage).files]
@@ -90,17 +103,22 @@ def code_digest(stage):
     return makelm_closure.closure(stage).digest()
 
 
+def word(text):
+    """Returns what stands for a JSON text in a command: itself, or where it is long a file named by its sha256."""
+    return makelm_arguments.word(text, LONG_KEYS)
+
+
 # cached: thousands of shards have the same
 @functools.cache
 def keys(stage, name, task=None):
     """Returns a stage's result keys for a corpus, tokenizer or run, as the one text that Snakemake compares."""
-    return makelm_stages.canonical(makelm_stages.keys(stage, SETTINGS, name, LOCK, task)[0])
+    return word(makelm_stages.canonical(makelm_stages.keys(stage, SETTINGS, name, LOCK, task)[0]))
 
 
 @functools.cache
 def execution(stage, name):
     """Returns a stage's execution keys; they stand in resources:, which Snakemake does not compare."""
-    return makelm_stages.canonical(makelm_stages.keys(stage, SETTINGS, name, LOCK)[1])
+    return word(makelm_stages.canonical(makelm_stages.keys(stage, SETTINGS, name, LOCK)[1]))
 
 
 def asked(stage):

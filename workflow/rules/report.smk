@@ -53,8 +53,7 @@ rule verify:
     conda:
         "../../envs/cpu.yaml"
     params:
-        # a function, since Snakemake would take {braces} of a plain text, say in a prompt, for wildcards
-        config=lambda wildcards: makelm_stages.canonical(RAW),
+        config=whole_configuration,
         lock=LOCK_FILE,
         results="results",
     shell:
@@ -74,7 +73,7 @@ rule gc:
     conda:
         "../../envs/cpu.yaml"
     params:
-        config=lambda wildcards: makelm_stages.canonical(RAW),
+        config=whole_configuration,
         lock=LOCK_FILE,
         results="results",
         delete=["--delete"] if os.environ.get("YES") == "1" else [],
