@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from makelm import checkpoints, config
+from makelm import checkpoints, config, nested
 from makelm.errors import UserError
-from makelm.identities import Identity, differences, flat, kind_of, read
+from makelm.identities import Identity, differences, kind_of, read
 from makelm.optimizer import schedule
 from makelm.seals import Seals
 
@@ -72,9 +72,9 @@ def shorter(folders: Path, own: Identity, train: config.Train, shapes: Any, say:
     late = None
     for name in checkpoints.others(folders, own.name):
         other = read(folders / name)
-        if other is None or flat(own.config) | {"train.steps": 0} != flat(other.config) | {"train.steps": 0}:
+        if other is None or (other.inputs, other.code) != (own.inputs, own.code):
             continue
-        if (other.inputs, other.code) != (own.inputs, own.code):
+        if any(key != "train.steps" for key, *_ in nested.differences(own.config, other.config)):
             continue
         theirs = config.Train.model_validate(train.model_dump() | other.config["train"])
         last = same_until(train, theirs)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from makelm import config
+from makelm import config, nested
 from makelm.errors import UserError
 
 
@@ -297,9 +297,7 @@ def misfits(wanted: Layout, model: config.Model) -> Iterator[str]:
 
 def flat(keys: dict[str, Any]) -> dict[str, Any]:
     """Returns a model's keys with dots in place of nesting; to turn all dims of a head is null, however it is said."""
-    result = {}
-    for key, value in keys.items():
-        result |= {f"{key}.{inner}": each for inner, each in value.items()} if isinstance(value, dict) else {key: value}
+    result = nested.flat(keys)
     if result.get("positions.dims") == keys["d_head"]:
         result["positions.dims"] = None
     return result

@@ -3,9 +3,8 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from makelm import manifest
+from makelm import manifest, nested
 
 FILE = "identity.json"  # beside the checkpoints
 
@@ -41,12 +40,8 @@ def read(folder: Path) -> Identity | None:
 
 def differences(own: Identity, other: Identity) -> list[str]:
     """Returns in words where two identities differ."""
-    keys, others = flat(own.config), flat(other.config)
-    parts = [
-        f"{key} is {keys.get(key, 'absent')}, there {others.get(key, 'absent')}"
-        for key in sorted(keys.keys() | others.keys())
-        if keys.get(key) != others.get(key)
-    ]
+    changed_keys = nested.differences(own.config, other.config)
+    parts = [f"{key} is {value}, there {theirs}" for key, value, theirs in changed_keys]
     changed = sorted(n for n in own.inputs.keys() | other.inputs.keys() if own.inputs.get(n) != other.inputs.get(n))
     parts += [f"another {name}" for name in changed]
     return [*parts, "other code"] if own.code != other.code else parts
@@ -55,11 +50,3 @@ def differences(own: Identity, other: Identity) -> list[str]:
 def kind_of(identity: Identity) -> str:
     """Returns which optimizer an identity trains with."""
     return identity.config["train"]["optimizer"]["kind"]
-
-
-def flat(keys: dict, prefix: str = "") -> dict[str, Any]:
-    """Returns nested keys as one map with dotted names."""
-    found = {}
-    for name, value in keys.items():
-        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) and value else {prefix + name: value}
-    return found

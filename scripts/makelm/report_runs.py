@@ -12,6 +12,7 @@ from typing import Any
 from makelm import ancestry, manifest
 from makelm.ancestry import Gap, Node
 from makelm.errors import UserError
+from makelm.nested import flat
 
 STAGES = ("plan_run", "train_model", "sample_model", "evaluate_model", "export_model")
 READS_WEIGHTS = ("sample_model", "evaluate_model", "export_model")
@@ -43,7 +44,7 @@ class Run:
 
     def names(self) -> dict[str, Any]:
         """Returns the run's corpus, or the weights of several, and its tokenizer."""
-        keys = flatten({"corpus": self.stages["train_model"].manifest["content"]["config"]["corpus"]})
+        keys = flat({"corpus": self.stages["train_model"].manifest["content"]["config"]["corpus"]})
         for node in self.ancestors:
             if node.stage == "train_tokenizer":
                 keys["tokenizer"] = node.entry
@@ -53,7 +54,7 @@ class Run:
         """Returns the keys of the run's sections."""
         keys = {}
         for node in self.stages.values():
-            keys |= flatten(unlocked(node))
+            keys |= flat(unlocked(node))
         return keys
 
     def entry_keys(self) -> dict[str, Any]:
@@ -61,14 +62,14 @@ class Run:
         keys = {}
         several = sum(node.stage == "download_corpus" for node in self.ancestors) > 1
         for name, node in self.asked.items():
-            keys |= flatten(node.manifest["content"]["config"]["task"], f"task.{name}.")
+            keys |= flat(node.manifest["content"]["config"]["task"], f"task.{name}.")
         for node in self.ancestors:
             if node.stage == "download_task":  # there are several
-                keys |= flatten(unlocked(node)["task"], f"task.{node.entry}.")
+                keys |= flat(unlocked(node)["task"], f"task.{node.entry}.")
                 continue
             # of several corpora each has its own keys
             prefix = f"{node.entry}." if several and node.stage == "download_corpus" else ""
-            keys |= flatten(unlocked(node), prefix)
+            keys |= flat(unlocked(node), prefix)
         return keys
 
     def corpus(self) -> str:
@@ -80,14 +81,6 @@ class Run:
 def unlocked(node: Node) -> dict:
     """Returns a stage's result keys without the versions of packages."""
     return {key: value for key, value in node.manifest["content"]["config"].items() if key != "locked"}
-
-
-def flatten(config: dict, prefix: str = "") -> dict[str, Any]:
-    """Returns a nested configuration with dotted keys."""
-    flat = {}
-    for key, value in config.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
 
 
 def read_runs(results: Path, names: Mapping[str, list[str]], read: Callable[[str, Path], Any]) -> list[Run]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from makelm import closure, manifest, source_sums
+from makelm import closure, manifest, nested, source_sums
 from makelm.artifacts import Artifact, artifacts, reported_manifests
 from makelm.config import Config
 
@@ -67,7 +67,7 @@ def stale(artifact: Artifact, content: dict, digests: dict[str, str]) -> Iterato
     expected, made_with = dict(artifact.keys), dict(content["config"])
     locked = expected.pop("locked")
     made_with.pop("locked", None)
-    changed = list(differences(expected, made_with))
+    changed = [key for key, *_ in nested.differences(expected, made_with)]
     if changed:
         yield f"the configuration changed ({', '.join(changed)})"
     packages = [
@@ -82,13 +82,3 @@ def stale(artifact: Artifact, content: dict, digests: dict[str, str]) -> Iterato
     for name, place in artifact.inputs.items():
         if place in digests and digests[place] != content["inputs"].get(name):
             yield f"its input {place} is another one now"
-
-
-def differences(one: dict, other: dict, prefix: str = "") -> Iterator[str]:
-    """Yields the dotted keys in which two nested dictionaries differ."""
-    for key in sorted({*one, *other}):
-        left, right = one.get(key), other.get(key)
-        if isinstance(left, dict) and isinstance(right, dict):
-            yield from differences(left, right, f"{prefix}{key}.")
-        elif left != right:
-            yield f"{prefix}{key}"
