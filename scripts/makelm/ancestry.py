@@ -3,10 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from makelm import manifest
-
-# Where manifests stand below results/; checkpoints and weights are not searched.
-PATTERNS = ("*/manifest.json", "*/*/manifest.json", "evaluate_task/*/*/manifest.json", "encode_shard/*/*/*.json")
+from makelm import manifest, places
 
 
 @dataclass(frozen=True)
@@ -38,7 +35,7 @@ class Gap:
 def index(results: Path) -> dict[str, Node]:
     """Returns content digest -> node of every sound manifest below a results folder."""
     found = {}
-    for path in sorted({path for pattern in PATTERNS for path in results.glob(pattern)}):
+    for path in places.manifests(results):
         try:
             read = manifest.read(path)
         except (ValueError, KeyError, AttributeError):

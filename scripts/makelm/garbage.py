@@ -12,16 +12,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from makelm import closure, fetching, locks, manifest, stages
+from makelm import closure, fetching, locks, manifest, places, stages
 from makelm.artifacts import Artifact, artifacts
 from makelm.config import Config, Run
 from makelm.identities import Identity
 from makelm.progress import size
 
-# of the folders that hold a stage's artifacts; of the others 1
-DEPTH = {"write_report": 0, "encode_shard": 2, "evaluate_task": 2}
 DELETING = ".deleting-"  # what is being deleted has this before its name: a kill meanwhile leaves nothing half there
-RECORD = re.compile(r"(?:\.deleting-)?(manifest|\d{5})\.json")
 DOWNLOAD = re.compile(rf"(?:\.deleting-)?{re.escape(fetching.FOLDER)}")
 PARTIAL = re.compile(r"(?:\.deleting-)?\.partial-(.+)-[^-]+")
 IDENTITY = re.compile(r"(?:\.deleting-)?[0-9a-f]{16}")
@@ -62,7 +59,7 @@ def find(settings: Config, lock: str, results: Path) -> Found:
     needed = {path for record in used for path in (record, *(artifact_files(record) or ()))}
     found.known |= needed
     for stage in stages.PARTS:
-        for folder in folders(results / stage, DEPTH.get(stage, 1)):
+        for folder in folders(results / stage, places.depth(stage)):
             for path in sorted(folder.iterdir()):
                 add(found, stage, path, needed)
             if stage == "train_model":
@@ -88,6 +85,7 @@ def add(found: Found, stage: str, path: Path, needed: set[Path]) -> None:
     """Adds what one name in an artifact's folder stands for, if nobody needs it."""
     if path in needed:
         return
+    name = path.name.removeprefix(DELETING)
     if partial := PARTIAL.fullmatch(path.name):
         thing = Thing(path, (), "left by a writer that died", locks.beside(path.with_name(f"{partial[1]}.json")))
     elif stage == "download_corpus" and DOWNLOAD.fullmatch(path.name):
@@ -96,15 +94,12 @@ def add(found: Found, stage: str, path: Path, needed: set[Path]) -> None:
             found.known.add(path)
             return
         thing = Thing(path, (), "left of a download", locks.beside(record))
-    elif (record := RECORD.fullmatch(path.name)) and (files := artifact_files(path, stage)) is not None:
-        begun = path.name.startswith(DELETING)
+    elif places.is_manifest(stage, name) and (files := artifact_files(path, stage)) is not None:
+        record, begun = path.with_name(name), name != path.name
         why = "its deletion was interrupted" if begun else "no configured run uses it"
-        if begun and path.with_name(f"{record[1]}.json").exists():  # made again since
-            files = ()
-        else:
-            files = (*files, manifest.list_path(path.with_name(f"{record[1]}.json")))
-        files = tuple(file for file in files if file not in needed)
-        thing = Thing(path, files, why, locks.beside(path.with_name(f"{record[1]}.json")))
+        made_again = begun and record.exists()
+        files = () if made_again else (*files, manifest.list_path(record))
+        thing = Thing(path, tuple(file for file in files if file not in needed), why, locks.beside(record))
     else:
         return
     found.things.append(thing)

@@ -7,14 +7,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from makelm import ancestry, documents, manifest, pretrained, shards, tensor_header, tokenizer
+from makelm import ancestry, documents, manifest, places, pretrained, shards, tensor_header, tokenizer
 from makelm.ancestry import Node
 from makelm.errors import UserError
 
 FIRST_TOKENS = 64
 FIRST_DOCUMENTS = 5
 FIRST_LINES = 3
-NUMBERED = "[0-9]" * 5 + ".json"  # manifests of token shards
+NUMBERED = places.pattern("encode_shard")
 UNFINISHED = ".orbax-checkpoint-tmp"  # how Orbax names a checkpoint that is being written
 
 

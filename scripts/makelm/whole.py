@@ -7,27 +7,23 @@ a byte is another one, `make verify` says.
 from collections.abc import Iterator
 from pathlib import Path
 
-from makelm import manifest
+from makelm import manifest, places
 
 # in the environment of Snakemake, what becomes of such manifests. forget: it removes them, and so makes again what it
 # needs of them; say: it names them
 UNTRUE = "MAKELM_UNTRUE"
 
-# results/<rule>/, or below it one folder or two; of a token shard the manifest has the shard's number
-PLACES = ("*/manifest.json", "*/*/manifest.json", "*/*/*/manifest.json", "encode_shard/*/*/[0-9]*.json")
-
 
 def untrue(results: str | Path) -> Iterator[tuple[str, str]]:
     """Yields the manifests below results/ that do not hold, and why."""
-    for pattern in PLACES:
-        for path in sorted(Path(results).glob(pattern)):
-            try:
-                files = manifest.read(path)["content"]["files"]
-                why = next((f"{path.parent / name} {lack}" for name, lack in lacking(path.parent, files)), None)
-            except (ValueError, KeyError, AttributeError, TypeError):
-                why = f"{path} is damaged"
-            if why:
-                yield str(path), why
+    for path in places.manifests(Path(results)):
+        try:
+            files = manifest.read(path)["content"]["files"]
+            why = next((f"{path.parent / name} {lack}" for name, lack in lacking(path.parent, files)), None)
+        except (ValueError, KeyError, AttributeError, TypeError):
+            why = f"{path} is damaged"
+        if why:
+            yield str(path), why
 
 
 def lacking(folder: Path, files: dict[str, dict | None]) -> Iterator[tuple[str, str]]:
