@@ -10,7 +10,7 @@ import pytest
 
 from makelm import warm_start
 from makelm.checkpoints import Checkpoints, others
-from makelm.errors import UserError
+from makelm.errors import Interrupted, UserError
 
 
 def state(value):
@@ -93,6 +93,24 @@ def test_an_optimizer_is_not_kept_from_a_damaged_one(tmp_path):
     metadata.write_text(metadata.read_text() + " ")
     with pytest.raises(UserError, match=r"step 6 is damaged: state/_METADATA .*; set start.optimizer: fresh"):
         keep()
+
+
+def test_an_optimizer_is_not_kept_from_one_of_another_kind(tmp_path):
+    content = {"config": {"train": {"optimizer": {"kind": "lion"}}}, "facts": {"identity": "0123456789abcdef"}}
+    train_to(tmp_path / "checkpoints" / "0123456789abcdef", 6, 2)
+    with pytest.raises(UserError, match="was trained with lion, so muon cannot keep its statistics"):
+        warm_start.kept_optimizer(tmp_path, content, 6, conftest.train(), SHAPES["optimizer"])
+
+
+def test_who_has_lost_the_folder_saves_nothing(tmp_path):
+    def lost():
+        raise Interrupted("lost")
+
+    saved = Checkpoints(tmp_path, 3, check=lost)
+    with pytest.raises(Interrupted):
+        saved.save(2, state(2))
+    saved.close()
+    assert kept(tmp_path) == []
 
 
 def test_a_damaged_one_without_a_seal_is_skipped_aloud_for_the_one_before(tmp_path):

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from test_words import plain_words
 
-from makelm import contamination
+from makelm import contamination, sifting
 from makelm.contamination import Seen, build, overlaps, shares
-from makelm.documents import Document
+from makelm.deduplication import CONTAMINATED, KEPT
+from makelm.documents import Document, PartWriter, shard_name
 
 VOCABULARY = [f"word{number}" for number in range(3000)]
 
@@ -105,3 +106,14 @@ def test_what_was_seen_elsewhere_is_added():
     one.add(other.packed())
     assert np.flatnonzero(one.found).tolist() == [0, 3, 10] and np.flatnonzero(one.kept).tolist() == [3]
     Seen(0).add(Seen(0).packed())
+
+
+def test_a_document_of_just_the_share_that_may_be_stays(tmp_path):
+    valid = documents(" ".join(VOCABULARY[:14]))
+    half = documents(" ".join([*VOCABULARY[:14], "a", "b"]))  # of its four 13-grams two are those of `valid`
+    build(tmp_path / "index", valid)
+    with PartWriter(tmp_path, "train", 1) as writer:
+        writer.write(half[0])
+    for most, fate in ((0.5, KEPT), (0.49, CONTAMINATED), (None, KEPT)):
+        task = (tmp_path / shard_name("train", 0), np.full(1, KEPT, np.uint8))
+        assert sifting.examine(tmp_path / "index", most, task).fates.tolist() == [fate]

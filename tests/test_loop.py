@@ -1,10 +1,12 @@
-"""The steps of a training: what a start goes on from."""
+"""The steps of a training: what a start goes on from, and which of them are bad."""
 
 import json
 
+import pytest
 from conftest import train
 
-from makelm import checkpoints, loop, processes
+from makelm import checkpoints, going_on, identities, loop, processes
+from makelm.errors import UserError
 
 
 def test_all_processes_count_the_bad_steps_before_a_restart_though_one_alone_has_them(monkeypatch, tmp_path):
@@ -16,3 +18,46 @@ def test_all_processes_count_the_bad_steps_before_a_restart_though_one_alone_has
         monkeypatch.setattr(processes, "leads", lambda leads=leads: leads)
         bad.append(loop.Loop(None, train(), saved, None, None, 1).bad)
     assert (sent, bad) == ([15, 0], [15, 15])
+
+
+GOOD, LARGE = ({"step": 7, "loss": 1.0, "grad_norm": norm} for norm in (2.0, 2.5))
+NONE = {"step": 7, "loss": float("nan"), "grad_norm": 1.0}
+
+
+def steps(folder, bad_steps: str) -> loop.Loop:
+    """Returns the loop of a training that has not begun, whose gradient's norm may be 2."""
+    (folder / "metrics.jsonl").touch()
+    settings = train(bad_steps=bad_steps, max_gradient_norm=2.0)
+    made = loop.Loop(None, settings, checkpoints.Checkpoints(folder, 2), None, None, 1)
+    made.last_saved = 5
+    return made
+
+
+@pytest.mark.parametrize("bad", [LARGE, NONE])
+def test_a_bad_step_ends_the_training_where_none_is_to_be_left_out(tmp_path, bad):
+    stopping = steps(tmp_path, "stop")
+    stopping.check(GOOD)
+    with pytest.raises(UserError, match=r"at step 7 and the gradient's norm [\d.]+; step 5 is the last one saved"):
+        stopping.check(bad)
+
+
+def test_bad_steps_are_left_out_until_twenty_come_in_a_row(tmp_path):
+    skipping = steps(tmp_path, "skip")
+    for row in (*[LARGE] * 19, GOOD, *[NONE] * 19):
+        skipping.check(row)
+    with pytest.raises(UserError, match="the 20th bad step in a row"):
+        skipping.check(LARGE)
+
+
+def test_a_longer_training_goes_on_from_the_last_step_with_its_own_learning_rates(monkeypatch, tmp_path):
+    own, other = (train(steps=steps, schedule={"decay_fraction": 0.5}) for steps in (60, 40))
+    last = going_on.same_until(own, other)
+    assert last == 22  # two of warmup, 19 at the full rate, and the first of the decay has it still
+    there = identities.Identity({"train": other.model_dump()}, {}, "code")
+    for step in (last - 2, last, last + 1):
+        (tmp_path / there.name / str(step)).mkdir(parents=True)
+    identities.write(tmp_path / there.name, there)
+    monkeypatch.setattr(checkpoints, "read_step", lambda folder, step, shapes: {"step": step})
+    wanted = identities.Identity({"train": own.model_dump()}, {}, "code")
+    origin = going_on.shorter(tmp_path, wanted, own, None, print)
+    assert (origin.step, origin.state) == (last, {"step": last})

@@ -68,6 +68,16 @@ def test_publishing_replaces_what_is_there_and_leaves_no_staging(tmp_path):
     assert not staging.exists()
 
 
+def test_all_is_on_disk_before_the_manifest_has_its_name_and_the_names_after(tmp_path, monkeypatch):
+    out, synced = tmp_path / "out", []
+    out.mkdir()
+    staging = stage(out, {"weights/new.bin": "new"})
+    monkeypatch.setattr(manifest, "sync", lambda path: synced.append((path, (out / "manifest.json").exists())))
+    manifest.publish(staging, out, "manifest.json")
+    names = ("manifest.json", "weights", "weights/new.bin")
+    assert synced == [*((staging / name, False) for name in names), (out, True)]
+
+
 def there(out: Path) -> list[str]:
     """Returns the files of a folder, but for the list of those that are an artifact's."""
     names = (path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
