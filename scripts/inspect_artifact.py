@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from makelm import inspection
-from makelm.errors import UserError
+from makelm.errors import USER, UserError
 from makelm.progress import forgive, size
 
 SHORT = 12  # digits of a digest that a person compares
@@ -43,7 +43,7 @@ def main() -> None:
 def complain(line: str) -> int:
     """Writes one line to stderr and returns the exit code."""
     print(line, file=sys.stderr)
-    return 2
+    return USER
 
 
 def text(about: dict[str, Any]) -> str:

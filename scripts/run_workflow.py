@@ -22,11 +22,10 @@ import psutil
 
 from makelm import configfile, whole
 from makelm.cli import error_file
-from makelm.errors import UserError
+from makelm.errors import DONE, FAILED, INTERRUPTED, USER, UserError
 from makelm.pages import visible
 from makelm.progress import clock, forgive, score
 
-DONE, FAILED, USER, INTERRUPTED = 0, 1, 2, 75
 LOCK = Path(".makelm.lock")
 LOG = Path("logs/snakemake.log")
 PROFILE = Path(__file__).parent.parent / "workflow/profiles/local"

@@ -14,10 +14,10 @@ import time
 from pathlib import Path
 
 from makelm import watching
+from makelm.errors import DONE, USER
 from makelm.progress import LOG_SECONDS
 from makelm.watching import FINISHED, RUNNING, STARTING, STOPPED, WAITING, State
 
-DONE, USER = 0, 2
 POLL = 0.5  # seconds between two looks
 
 

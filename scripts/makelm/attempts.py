@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from makelm import closure, manifest
-
-USER = 2  # the exit code of a stage in which the user must change something
+from makelm.errors import USER
 
 
 def inputs(stage: str, args: Namespace) -> str:

@@ -28,10 +28,9 @@ from typing import Any
 import yaml
 
 from makelm import attempts, closure, configfile, locks, manifest, programs, stages
-from makelm.errors import Interrupted, UserError
+from makelm.errors import DONE, FAILED, INTERRUPTED, USER, Interrupted, UserError
 from makelm.progress import Progress, size
 
-DONE, BUG, USER, INTERRUPTED = 0, 1, attempts.USER, 75
 LOCK_WAIT = 60.0  # seconds, where the configuration has no say
 ENVIRONMENT_ERRORS = {
     errno.ENOSPC: "no space left on the device; free some and run it again",
@@ -254,9 +253,9 @@ def frame(
     except OSError as error:
         line, code = explain(error), USER
         if not line:
-            line, code = failure(error, log), BUG
+            line, code = failure(error, log), FAILED
     except Exception as error:
-        line, code = failure(error, log), BUG
+        line, code = failure(error, log), FAILED
     finish(progress, log, line, code, inputs() if code == USER else None)
 
 

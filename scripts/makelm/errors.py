@@ -1,15 +1,20 @@
-"""The two ways a stage can end that are not a bug."""
+"""How a program of makelm ends: its exit codes, and the two errors that are not a bug."""
+
+DONE = 0
+FAILED = 1  # a bug, or what nobody foresaw
+USER = 2  # the user must change something
+INTERRUPTED = 75  # EX_TEMPFAIL: run again, it goes on
 
 
 class UserError(ValueError):
     """Something the user must change: one line that names the key or file and says what to do.
 
-    The stage ends with exit code 2 and without a traceback.
+    The stage ends with USER and without a traceback.
     """
 
 
 class Interrupted(Exception):
-    """The stage was told to stop; what it had done is saved. It ends with exit code 75 (EX_TEMPFAIL)."""
+    """The stage was told to stop; what it had done is saved. It ends with INTERRUPTED."""
 
 
 def first_line(error: BaseException) -> str:

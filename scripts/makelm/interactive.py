@@ -17,13 +17,12 @@ from pydantic import Field, TypeAdapter, ValidationError
 from makelm import cli, programs, prompts, tokenizer, weights
 from makelm.config_asking import MinP, RepetitionPenalty, Temperature, TopP
 from makelm.config_types import Count, Seed
-from makelm.errors import UserError
+from makelm.errors import DONE, USER, UserError
 from makelm.generate import Engine, Options
 from makelm.model import Skeleton
 from makelm.pages import visible
 from makelm.progress import forgive
 
-DONE, USER = 0, 2  # exit codes
 HELP = "type a text to be written on; Ctrl-C stops an answer, Ctrl-D ends; \\n in it is a new line"
 CHUNK = 8  # tokens between two looks: people see each
 BOUNDS = {

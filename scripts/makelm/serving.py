@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from makelm import cli, interactive, pages, programs, serving_app, serving_connections, weights
-from makelm.errors import UserError
+from makelm.errors import DONE, USER, UserError
 from makelm.model import Skeleton
 from makelm.serving_answers import Names
 from makelm.serving_app import Service
@@ -20,7 +20,6 @@ from makelm.serving_metrics import Metrics
 from makelm.serving_requests import ALTERNATIVES, Limits
 from makelm.tokenizer import Tokenizer
 
-DONE, USER = 0, 2  # exit codes
 TOKEN = "MAKELM_TOKEN"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 

@@ -52,7 +52,7 @@ try:
 except makelm_errors.UserError as error:
     # one line instead of Snakemake's frame around an exception
     print(error, file=sys.stderr, flush=True)
-    os._exit(2)
+    os._exit(makelm_errors.USER)
 
 
 if workflow.is_main_process and (wanted := os.environ.get(makelm_whole.UNTRUE)):
