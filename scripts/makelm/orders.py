@@ -11,7 +11,8 @@ import numpy as np
 
 from makelm.loss import NONE
 from makelm.packing import Packed
-from makelm.permutation import Permutation, mixed, secrets
+from makelm.permutation import Permutation, secrets
+from makelm.splitmix import mixed
 from makelm.stream import Stream
 
 

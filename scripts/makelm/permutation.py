@@ -12,17 +12,10 @@ from math import isqrt
 
 import numpy as np
 
+from makelm.splitmix import GOLDEN, mixed
+
 ROUNDS = 8
 BLOCK = 1024  # places
-MULTIPLIERS = np.array([0xBF58476D1CE4E5B9, 0x94D049BB133111EB], np.uint64)  # of the finalizer of SplitMix64
-GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-
-
-def mixed(numbers: np.ndarray) -> np.ndarray:
-    """Returns a hash of each number, all uint64: the output of SplitMix64 in that state (Steele et al. 2014)."""
-    numbers = (numbers ^ (numbers >> np.uint64(30))) * MULTIPLIERS[0]
-    numbers = (numbers ^ (numbers >> np.uint64(27))) * MULTIPLIERS[1]
-    return numbers ^ (numbers >> np.uint64(31))
 
 
 def secrets(seed: int, name: str, count: int) -> np.ndarray:

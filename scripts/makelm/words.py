@@ -10,6 +10,8 @@ from functools import cache
 
 import numpy as np
 
+from makelm.splitmix import mixed
+
 PIECE = 1 << 17  # characters looked at together: the arrays of so many stay in a CPU's cache
 CODES = 0x34000  # code points; beyond them Unicode 17 has no letters, and this one stands for all of them
 BASE = 0x9E3779B97F4A7C17  # both odd, so that they have an inverse
@@ -17,19 +19,12 @@ STEP = 0xD6E8FEB86659FD93
 ALONE = ((0x3040, 0x3100), (0x3400, 0x4DC0), (0x4E00, 0xA000), (0xF900, 0xFB00), (0x20000, CODES))
 
 
-def mix(numbers: np.ndarray) -> np.ndarray:
-    """Returns uint64 numbers spread over all of their range, each by itself (the finalizer of splitmix64)."""
-    numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return numbers ^ (numbers >> np.uint64(31))
-
-
 @cache
 def tables() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Returns (number of each code point, 0 for what parts words; which are words by themselves; powers; inverses)."""
     letters = np.array([unicodedata.category(chr(code))[0] in "LNM" for code in range(CODES)])
     assert not letters[-1], "this Python knows letters beyond"
-    values = np.where(letters, mix(np.arange(1, CODES + 1, dtype=np.uint64)), np.uint64(0))
+    values = np.where(letters, mixed(np.arange(1, CODES + 1, dtype=np.uint64)), np.uint64(0))
     alone = np.zeros(CODES, bool)
     for first, end in ALONE:
         alone[first:end] = letters[first:end]
@@ -96,7 +91,7 @@ def piece_words(pieces: list[str]) -> tuple[np.ndarray, np.ndarray]:
         return np.zeros(0, np.uint64), ends
     # a polynomial in BASE over each word; what parts words counts 0
     sums = np.add.reduceat(numbers * powers[: codes.size], starts)
-    return mix(sums * inverses[starts]), ends
+    return mixed(sums * inverses[starts]), ends
 
 
 def ngrams(words_W: np.ndarray, counts: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -110,4 +105,4 @@ def ngrams(words_W: np.ndarray, counts: np.ndarray, n: int) -> tuple[np.ndarray,
         total *= np.uint64(STEP)
         total += words_W[place : place + possible]
     ends = np.repeat(np.cumsum(counts), counts)[:possible]
-    return mix(total[np.arange(n, n + possible) <= ends]), amounts
+    return mixed(total[np.arange(n, n + possible) <= ends]), amounts
