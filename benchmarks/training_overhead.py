@@ -41,12 +41,12 @@ def write_shards(folder: Path) -> None:
 
 def blocks(settings, data: Path, out: Path, **cadence: int) -> list[dict]:
     """Trains and returns the times of each block of steps."""
-    run = settings.run["stdlib"].model_dump()
-    sections = {name: run[name] for name in stages.RUN_STAGES["train_model"]}
+    run = settings.run["stdlib"]
+    sections = run.model_dump(include=set(stages.TrainModel.model_fields))
     far = {"steps": STEPS, "validate_every": STEPS, "checkpoint_every": STEPS, "checkpoint_minutes": None}
     sections["train"] = sections["train"] | far | {"log_every": BLOCK} | cadence
     keys = json.dumps(sections | {"locked": {}})
-    words = ["--config", keys, "--shards", data, "--out", out, "--cores", run["cores"], "--log", out / "log.txt"]
+    words = ["--config", keys, "--shards", data, "--out", out, "--cores", run.cores, "--log", out / "log.txt"]
     environment = os.environ | {malloc.VARIABLE: malloc.TUNABLES}
     program = ROOT / "scripts/train_model.py"
     subprocess.run([sys.executable, program, *map(str, words)], env=environment, check=True, stdout=subprocess.DEVNULL)

@@ -29,6 +29,13 @@ class Part(Section):
 
     locked: dict[str, str]
 
+    @classmethod
+    def keys_of(cls, settings: Config, name: str) -> tuple[dict, dict]:
+        """Returns (result keys, execution keys) for an entry: here of a run, whose sections have the fields' names."""
+        whole = split_keys(settings.run[name])
+        result, execution = ({key: keys[key] for key in cls.model_fields if key in keys} for keys in whole)
+        return result, execution
+
     def result_keys(self) -> dict:
         """Returns what decides this stage's result."""
         return split_keys(self)[0]
@@ -42,6 +49,13 @@ class DownloadCorpus(Part):
     corpus: Corpus
     python: str | None  # the standard library is that of one interpreter
 
+    @classmethod
+    def keys_of(cls, settings: Config, name: str) -> tuple[dict, dict]:
+        corpus = settings.corpus[name]
+        result, execution = split_keys(corpus)
+        python = platform.python_version() if corpus.source == "stdlib" else None
+        return {"corpus": result, "python": python}, {"corpus": execution}
+
     def needs(self, package: str) -> bool:
         return package != "ftfy" or repairs(self.corpus)
 
@@ -54,13 +68,27 @@ def repairs(corpus: Corpus) -> bool:
 class DownloadWeights(Part):
     weights: Weights
 
+    @classmethod
+    def keys_of(cls, settings: Config, name: str) -> tuple[dict, dict]:
+        return {"weights": split_keys(settings.weights[name])[0]}, {}
+
 
 class TrainTokenizer(Part):
     tokenizer: Tokenizer
 
+    @classmethod
+    def keys_of(cls, settings: Config, name: str) -> tuple[dict, dict]:
+        result, execution = split_keys(settings.tokenizer[name])
+        return {"tokenizer": result}, {"tokenizer": execution}
+
 
 class EncodeShard(Part):
     encoder: Annotated[Literal["tiktoken", "gigatoken"] | None, EXECUTION]  # null: there is no choice
+
+    @classmethod
+    def keys_of(cls, settings: Config, name: str) -> tuple[dict, dict]:
+        tokenizer = settings.tokenizer[name]
+        return {}, {"encoder": tokenizer.encoder if tokenizer.kind == "tiktoken" else None}
 
 
 class Training(Part):
@@ -80,6 +108,11 @@ class Training(Part):
 
 class PlanRun(Training):
     """A plan needs a whole Train to compile its step, but only these of its keys change what comes out."""
+
+    @classmethod
+    def keys_of(cls, settings: Config, name: str) -> tuple[dict, dict]:
+        run = settings.run[name]
+        return planned_keys(run), {"train": run.train.model_dump()}
 
     def result_keys(self) -> dict:
         """Returns what decides a plan; mesh and compute too, which for training are a matter of execution."""
@@ -101,6 +134,10 @@ class TrainModel(Training, Mixed):
 
 class DownloadTask(Part):
     task: TaskSource
+
+    @classmethod
+    def keys_of(cls, settings: Config, name: str) -> tuple[dict, dict]:
+        return {"task": settings.task[name].model_dump(include=set(TaskSource.model_fields))}, {}
 
 
 class SampleModel(Part, Mixed):
@@ -126,6 +163,11 @@ class WriteReport(Part):
     runs: list[Name]
     tasks: dict[Name, list[Name]]  # run -> its tasks
 
+    @classmethod
+    def keys_of(cls, settings: Config, name: str) -> tuple[dict, dict]:
+        tasks = {run: list(settings.run[run].tasks) for run in settings.runs}
+        return {"runs": list(settings.runs), "tasks": tasks}, {}
+
 
 PARTS: dict[str, type[Part]] = {
     "download_corpus": DownloadCorpus,
@@ -142,14 +184,8 @@ PARTS: dict[str, type[Part]] = {
     "write_report": WriteReport,
 }
 
-# Which of a run's sections each stage of a run reads.
-RUN_STAGES = {
-    "train_model": ("corpus", "model", "hardware", "mesh", "compute", "start", "train", "tracking"),
-    "sample_model": ("corpus", "mesh", "sample"),
-    "evaluate_model": ("corpus", "mesh", "evaluate"),
-    "evaluate_task": ("corpus", "mesh"),
-    "export_model": ("export",),
-}
+# In the order in which a run has them.
+RUN_STAGES = ("train_model", "sample_model", "evaluate_model", "evaluate_task", "export_model")
 
 
 @cache
@@ -163,36 +199,11 @@ def keys(stage: str, settings: Config, name: str, lock: str, task: str | None = 
 
     A run is asked a `task`.
     """
-    result, execution = {}, {}
-    if stage == "download_corpus":
-        corpus = settings.corpus[name]
-        result["corpus"], execution["corpus"] = split_keys(corpus)
-        result["python"] = None
-        if corpus.source == "stdlib":
-            result["python"] = platform.python_version()
-    elif stage == "download_weights":
-        result["weights"] = split_keys(settings.weights[name])[0]
-    elif stage == "download_task":
-        result["task"] = settings.task[name].model_dump(include=set(TaskSource.model_fields))
-    elif stage == "train_tokenizer":
-        result["tokenizer"], execution["tokenizer"] = split_keys(settings.tokenizer[name])
-    elif stage == "encode_shard":
-        tokenizer = settings.tokenizer[name]
-        execution["encoder"] = tokenizer.encoder if tokenizer.kind == "tiktoken" else None
-    elif stage == "plan_run":
-        result = planned_keys(settings.run[name])
-        execution = {"train": settings.run[name].train.model_dump()}
-    elif stage == "write_report":
-        result["runs"] = list(settings.runs)
-        result["tasks"] = {run: list(settings.run[run].tasks) for run in settings.runs}
-    elif stage in RUN_STAGES:
-        of_result, of_execution = split_keys(settings.run[name])
-        result = {section: of_result[section] for section in RUN_STAGES[stage] if section in of_result}
-        execution = {section: of_execution[section] for section in RUN_STAGES[stage] if section in of_execution}
-        if task is not None:
-            result["task"] = settings.task[task].model_dump(include=set(Asking.model_fields))
+    result, execution = PARTS[stage].keys_of(settings, name)
+    if task is not None:
+        result["task"] = settings.task[task].model_dump(include=set(Asking.model_fields))
     result["locked"] = packages(stage, lock)
-    if stage == "download_corpus" and not repairs(corpus):
+    if stage == "download_corpus" and not repairs(settings.corpus[name]):
         del result["locked"]["ftfy"]
     return result, execution
 
