@@ -1,8 +1,9 @@
 """Which artifacts a configuration stands for, where they stand below results/, and which read which."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import NamedTuple
 
 from makelm import used
 from makelm.config import Config, Run
@@ -22,52 +23,78 @@ class Artifact:
     inputs: dict[str, str]
 
 
+class Planned(NamedTuple):
+    """An artifact before its keys are looked up."""
+
+    stage: str
+    entry: str
+    manifest: str
+    inputs: dict[str, str]
+    task: str | None = None
+
+
 def artifacts(settings: Config, lock: str) -> list[Artifact]:
     """Returns everything that a configuration stands for, in the order it is made."""
-    runs = used.runs(settings)
-    found = []
+    planned = [each for part in (downloads, encodings, trainings, products) for each in part(settings)]
+    return [
+        Artifact(each.stage, each.manifest, keys(each.stage, settings, each.entry, lock, each.task)[0], each.inputs)
+        for each in planned
+    ]
 
-    def add(stage: str, entry: str, manifest: str, inputs: dict[str, str], task: str | None = None) -> None:
-        found.append(Artifact(stage, manifest, keys(stage, settings, entry, lock, task)[0], inputs))
 
+def downloads(settings: Config) -> Iterator[Planned]:
+    """Yields what is brought here."""
     for corpus in used.corpora(settings):
-        add("download_corpus", corpus, corpus_manifest(corpus), {})
+        yield Planned("download_corpus", corpus, corpus_manifest(corpus), {})
     for weights in used.weights(settings):
-        add("download_weights", weights, f"{weights_folder(weights)}/manifest.json", {})
+        yield Planned("download_weights", weights, f"{weights_folder(weights)}/manifest.json", {})
     for task in used.tasks(settings):
-        add("download_task", task, task_manifest(task), {})
+        yield Planned("download_task", task, task_manifest(task), {})
+
+
+def encodings(settings: Config) -> Iterator[Planned]:
+    """Yields the tokenizers, and the token shards of all corpora that runs are trained or scored on."""
+    runs = used.runs(settings)
     for tokenizer in dict.fromkeys(run.tokenizer for run in runs.values()):
         learned_from = zip(("corpus",), map(corpus_manifest, used.learning_corpora(settings, tokenizer)), strict=False)
-        add("train_tokenizer", tokenizer, tokenizer_manifest(tokenizer), dict(learned_from))
+        yield Planned("train_tokenizer", tokenizer, tokenizer_manifest(tokenizer), dict(learned_from))
     encoded = [(corpus, run.tokenizer) for run in runs.values() for corpus in run.corpora]
     built = [settings.run[name] for name in settings.runs]
     encoded += [(corpus, run.tokenizer) for run in built for corpus in used.other_sets(run)]
     for corpus, tokenizer in dict.fromkeys(encoded):
         read = {"corpus": corpus_manifest(corpus), "tokenizer": tokenizer_manifest(tokenizer)}
         for shard in shard_manifests(settings, corpus, tokenizer):
-            add("encode_shard", tokenizer, shard, read)
+            yield Planned("encode_shard", tokenizer, shard, read)
+
+
+def trainings(settings: Config) -> Iterator[Planned]:
+    """Yields the plans of the runs that are built; the weights of these and of those that they start from."""
+    runs = used.runs(settings)
     for name in settings.runs:
         tokenizer = {"tokenizer": tokenizer_manifest(runs[name].tokenizer)}
-        add("plan_run", name, f"plan_run/{name}/manifest.json", tokenizer)
+        yield Planned("plan_run", name, f"plan_run/{name}/manifest.json", tokenizer)
     for name, run in runs.items():
         begun = {"start": f"{start_folder(run)}/manifest.json"} if run.start else {}
-        add("train_model", name, model_manifest(name), shards(settings, run, run.corpora) | begun)
+        yield Planned("train_model", name, model_manifest(name), shards(settings, run, run.corpora) | begun)
+
+
+def products(settings: Config) -> Iterator[Planned]:
+    """Yields what is made of the weights of each run, and the report on all."""
     for name in settings.runs:
-        run, trained = runs[name], {"model": model_manifest(name)}
+        run, trained = settings.run[name], {"model": model_manifest(name)}
         tokenizer = {"tokenizer": tokenizer_manifest(run.tokenizer)}
         scored = [*run.corpora, *used.other_sets(run)]
         asked = shards(settings, run, run.corpora) if asks_documents(run) else {}
-        add("sample_model", name, f"sample_model/{name}/manifest.json", trained | tokenizer | asked)
+        yield Planned("sample_model", name, f"sample_model/{name}/manifest.json", trained | tokenizer | asked)
         read = trained | shards(settings, run, scored) | documents(scored)
-        add("evaluate_model", name, f"evaluate_model/{name}/manifest.json", read)
+        yield Planned("evaluate_model", name, f"evaluate_model/{name}/manifest.json", read)
         for task in run.tasks:
             asked = trained | tokenizer | {"task": task_manifest(task)} | documents(run.corpora)
-            add("evaluate_task", name, f"evaluate_task/{name}/{task}/manifest.json", asked, task)
-        add("export_model", name, f"export_model/{name}/manifest.json", trained | tokenizer)
+            yield Planned("evaluate_task", name, f"evaluate_task/{name}/{task}/manifest.json", asked, task)
+        yield Planned("export_model", name, f"export_model/{name}/manifest.json", trained | tokenizer)
     reported = [place for name in settings.runs for place in reported_manifests(settings, name)]
     read = {place.removesuffix("/manifest.json"): place for place in reported}
-    add("write_report", "", "write_report/manifest.json", read)
-    return found
+    yield Planned("write_report", "", "write_report/manifest.json", read)
 
 
 def shards(settings: Config, run: Run, corpora: Iterable[str]) -> dict[str, str]:
