@@ -88,8 +88,7 @@ def sift(
     if fates["valid"].any():
         new["valid"], _ = write_again(folder, "valid", shards, fates["valid"], progress)
     texts = files.evaluation_files(settings.clean)
-    text = partial(evaluation_text, settings.clean)
-    compared = (text(path, name) for name, path in texts.items())
+    compared = (evaluation_text(settings.clean, path, name) for name, path in texts.items())
     everything = itertools.chain(read_part(folder, "valid", shards), itertools.chain.from_iterable(compared))
     index = contamination.build(scratch / "index", everything)
     most = settings.clean.max_contamination if settings.clean else None
@@ -98,16 +97,24 @@ def sift(
         counts, seen = examine_train(folder, shards, fates["train"], scratch / "index", most, cores, bar)
     if fates["train"].any():
         new["train"], tail = write_again(folder, "train", shards, fates["train"], progress)
-    facts = {
+    facts = measured(folder, settings, texts, index, seen)
+    return Sifted(counted(settings.clean, counts, parts["valid"], new.get("valid")), facts, new, tail)
+
+
+def measured(
+    folder: Path, settings: Split, texts: dict[str, Path], index: contamination.Index, seen: contamination.Seen
+) -> dict:
+    """Returns how much of validation and of other texts was seen in training documents, as a manifest holds it."""
+    others = {}
+    for name, path in texts.items():
+        found = contamination.shares(index, seen, evaluation_text(settings.clean, path, name))
+        others[name] = {"sha256": file_sha256(path)} | found
+    return {
         "ngram": contamination.NGRAM,
         "sampled": 0.5**index.halvings,
-        "validation": contamination.shares(index, seen, read_part(folder, "valid", shards)),
-        "evaluation_texts": {
-            name: {"sha256": file_sha256(path)} | contamination.shares(index, seen, text(path, name))
-            for name, path in texts.items()
-        },
+        "validation": contamination.shares(index, seen, read_part(folder, "valid", settings.shards)),
+        "evaluation_texts": others,
     }
-    return Sifted(counted(settings.clean, counts, parts["valid"], new.get("valid")), facts, new, tail)
 
 
 def evaluation_text(clean: Clean, path: Path, name: str) -> Iterator[documents.Document]:
