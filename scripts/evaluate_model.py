@@ -10,6 +10,7 @@ tokens tell how much is known by heart.
 import json
 from argparse import ArgumentParser
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -30,46 +31,66 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--set-corpus", nargs="+", metavar="NAME=FOLDER", default=[], help=f"{sets_help} documents")
 
 
+class Texts(NamedTuple):
+    """What a run is scored on, as tokens and as documents."""
+
+    tokens: sources.Sources
+    corpora: dict[str, dict]  # name -> content of its manifest
+
+
 def evaluate_model(job: cli.Job) -> None:
     """Scores a run on its validation documents."""
-    weights_of, settings = job.config.corpora, job.config.evaluate
-    corpora = read_corpora(job, job.args.corpus, weights_of, "--corpus")
-    data = sources.open_sources(job.args.shards, weights_of, job.read_input)
-    others = {name: 1.0 for name in settings.sets if name not in weights_of}
-    more_corpora = read_corpora(job, job.args.set_corpus, others, "--set-corpus")
-    more = sources.open_sources(job.args.set_shards, others, job.read_input, "--set-shards") if others else None
+    own = open_texts(job, "--", job.args.shards, job.args.corpus, job.config.corpora)
+    others = {name: 1.0 for name in job.config.evaluate.sets if name not in job.config.corpora}
+    more = open_texts(job, "--set-", job.args.set_shards, job.args.set_corpus, others) if others else None
     trained = weights.open_run(job.args.model, job.read_input)
-    for each in filter(None, (data, more)):
-        weights.check_tokenizer(trained, each.tokenizer, str(each.first.path))
+    for texts in filter(None, (own, more)):
+        weights.check_tokenizer(trained, texts.tokens.tokenizer, str(texts.tokens.first.path))
     scorer = scoring.Scorer(trained, at_hand.make_mesh(job.config.mesh))
-    scores = {name: score(job, scorer, folder) for name, folder in data.folders.items()}
-    for name, folder in data.folders.items():
-        scores[name] |= {baseline: corpora[name]["facts"][baseline] for baseline in BASELINES}
-        if settings.train_windows:
-            scores[name] |= evaluation.train_estimate(scorer, folder.train, settings.window, settings.train_windows)
-            check_finite(scores[name].get("train_loss", 0.0))
-        if len(weights_of) > 1:
-            job.say(f"{name}: {describe(scores[name])}")
-    if len(scores) == 1:
-        (whole,) = scores.values()
-    else:
-        bytes_per_token = {name: folder.valid_bytes / folder.valid_tokens for name, folder in data.folders.items()}
-        whole = evaluation.mixture(scores, weights_of, bytes_per_token, BASELINES)
+    scores = score_own(job, scorer, own)
     if more:
-        whole["sets"] = {name: score(job, scorer, folder) for name, folder in more.folders.items()}
-        for name, own in whole["sets"].items():
-            # xz that has read that corpus's training documents would know more than the run can
-            own["xz_bits_per_byte"] = more_corpora[name]["facts"]["xz_bits_per_byte"]
-            job.say(f"{name}: {in_short(own)}")
-    (job.staging / "scores.json").write_text(json.dumps(whole, indent=1) + "\n")
-    job.say(describe(whole))
-    job.publish({"bits_per_byte": whole["bits_per_byte"]})
+        scores["sets"] = score_others(job, scorer, more)
+    (job.staging / "scores.json").write_text(json.dumps(scores, indent=1) + "\n")
+    job.say(describe(scores))
+    job.publish({"bits_per_byte": scores["bits_per_byte"]})
 
 
-def read_corpora(job: cli.Job, words: list[str], names: dict[str, float], option: str) -> dict[str, dict]:
-    """Returns the manifests of corpora by name."""
-    folders = sources.paths(words, names, option)
-    return {name: job.read_input(f"corpus/{name}", path / "manifest.json") for name, path in folders.items()}
+def open_texts(
+    job: cli.Job, options: str, shard_words: list[str], corpus_words: list[str], names: dict[str, float]
+) -> Texts:
+    """Returns corpora whose folders are given by two options that begin with `options`."""
+    folders = sources.paths(corpus_words, names, f"{options}corpus")
+    corpora = {name: job.read_input(f"corpus/{name}", path / "manifest.json") for name, path in folders.items()}
+    return Texts(sources.open_sources(shard_words, names, job.read_input, f"{options}shards"), corpora)
+
+
+def score_own(job: cli.Job, scorer: scoring.Scorer, texts: Texts) -> dict:
+    """Returns the scores of a run on its own corpora, of several those of the mixture and of each."""
+    scores, settings = {}, job.config.evaluate
+    for name, folder in texts.tokens.folders.items():
+        own = score(job, scorer, folder) | {baseline: texts.corpora[name]["facts"][baseline] for baseline in BASELINES}
+        if settings.train_windows:
+            own |= evaluation.train_estimate(scorer, folder.train, settings.window, settings.train_windows)
+            check_finite(own.get("train_loss", 0.0))
+        scores[name] = own
+    if len(scores) == 1:
+        (only,) = scores.values()
+        return only
+    for name, own in scores.items():
+        job.say(f"{name}: {describe(own)}")
+    bytes_per_token = {name: folder.valid_bytes / folder.valid_tokens for name, folder in texts.tokens.folders.items()}
+    return evaluation.mixture(scores, texts.tokens.weights, bytes_per_token, BASELINES)
+
+
+def score_others(job: cli.Job, scorer: scoring.Scorer, texts: Texts) -> dict[str, dict]:
+    """Returns the scores of a run on each of other corpora."""
+    scores = {}
+    for name, folder in texts.tokens.folders.items():
+        # xz that has read that corpus's training documents would know more than the run can
+        xz = texts.corpora[name]["facts"]["xz_bits_per_byte"]
+        scores[name] = score(job, scorer, folder) | {"xz_bits_per_byte": xz}
+        job.say(f"{name}: {in_short(scores[name])}")
+    return scores
 
 
 def score(job: cli.Job, scorer: scoring.Scorer, folder: shards.Folder) -> dict:
