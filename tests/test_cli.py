@@ -36,11 +36,11 @@ class Letters(Section):
     letters: Count
 
 
-class Toy(stages.Part):
+class Toy(stages.StageConfig):
     toy: Letters
 
 
-stages.PARTS["toy"] = Toy
+stages.STAGES["toy"] = Toy
 
 
 def add_arguments(parser):

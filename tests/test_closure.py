@@ -8,7 +8,7 @@ import pytest
 from makelm import closure, stages
 
 LIBRARY = closure.SCRIPTS / "makelm"
-ALL_STAGES = sorted(stages.PARTS)
+ALL_STAGES = sorted(stages.STAGES)
 
 
 def library_imports(module: str) -> set[str]:

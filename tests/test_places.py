@@ -16,7 +16,7 @@ def test_all_manifests_of_a_configuration_are_found_and_nothing_else(tmp_path):
         "plan_run/manifest.json",
         "notes.json",
     ]
-    assert {path.relative_to(tmp_path).parts[0] for path in made} == set(stages.PARTS)
+    assert {path.relative_to(tmp_path).parts[0] for path in made} == set(stages.STAGES)
     for path in (*made, *(tmp_path / other for other in others)):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()

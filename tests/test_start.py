@@ -115,7 +115,7 @@ def test_the_keys_that_a_stage_gets_are_those_it_says_it_was_made_with():
         ("download_weights", "mine"),
     ):
         result, execution = stages.keys(stage, settings, name, LOCK)
-        part = configfile.parse(stages.PARTS[stage], configfile.merge(result, execution), stage)
+        part = configfile.parse(stages.STAGES[stage], configfile.merge(result, execution), stage)
         assert part.result_keys() == result
 
 

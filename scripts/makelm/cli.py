@@ -161,11 +161,11 @@ def parser(stage: str, text: str) -> argparse.ArgumentParser:
 
 
 def read_config(stage: str, args: argparse.Namespace) -> tuple[dict, Any]:
-    """Returns (result keys as a dictionary, all keys as the stage's typed part)."""
+    """Returns (result keys as a dictionary, all keys as the stage's StageConfig)."""
     raw = configfile.merge(read_keys(args.config, "--config"), read_keys(args.execution, "--execution"))
     configfile.override(raw, shlex.join(args.set))
-    part = configfile.parse(stages.PARTS[stage], raw, stage)
-    return part.result_keys(), part
+    config = configfile.parse(stages.STAGES[stage], raw, stage)
+    return config.result_keys(), config
 
 
 def read_keys(text: str, flag: str) -> dict:

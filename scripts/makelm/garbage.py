@@ -58,7 +58,7 @@ def find(settings: Config, lock: str, results: Path) -> Found:
     used = {results / artifact.manifest: artifact for artifact in artifacts(settings, lock)}
     needed = {path for record in used for path in (record, *(artifact_files(record) or ()))}
     found.known |= needed
-    for stage in stages.PARTS:
+    for stage in stages.STAGES:
         for folder in folders(results / stage, places.depth(stage)):
             for path in sorted(folder.iterdir()):
                 add(found, stage, path, needed)

@@ -24,7 +24,7 @@ from makelm.config_weights import Export, Start, Weights
 from makelm.errors import UserError
 
 
-class Part(Section):
+class StageConfig(Section):
     """What one stage reads of the configuration, with the locked versions of the packages it imports."""
 
     locked: dict[str, str]
@@ -45,7 +45,7 @@ class Part(Section):
         return True
 
 
-class DownloadCorpus(Part):
+class DownloadCorpus(StageConfig):
     corpus: Corpus
     python: str | None  # the standard library is that of one interpreter
 
@@ -65,7 +65,7 @@ def repairs(corpus: Corpus) -> bool:
     return corpus.source != "tokens" and corpus.clean is not None and corpus.clean.ftfy is not None
 
 
-class DownloadWeights(Part):
+class DownloadWeights(StageConfig):
     weights: Weights
 
     @classmethod
@@ -73,7 +73,7 @@ class DownloadWeights(Part):
         return {"weights": split_keys(settings.weights[name])[0]}, {}
 
 
-class TrainTokenizer(Part):
+class TrainTokenizer(StageConfig):
     tokenizer: Tokenizer
 
     @classmethod
@@ -82,7 +82,7 @@ class TrainTokenizer(Part):
         return {"tokenizer": result}, {"tokenizer": execution}
 
 
-class EncodeShard(Part):
+class EncodeShard(StageConfig):
     encoder: Annotated[Literal["tiktoken", "gigatoken"] | None, EXECUTION]  # null: there is no choice
 
     @classmethod
@@ -91,7 +91,7 @@ class EncodeShard(Part):
         return {}, {"encoder": tokenizer.encoder if tokenizer.kind == "tiktoken" else None}
 
 
-class Training(Part):
+class Training(StageConfig):
     """What a step of training is compiled from."""
 
     model: Model
@@ -132,7 +132,7 @@ class TrainModel(Training, Mixed):
     tracking: Tracking
 
 
-class DownloadTask(Part):
+class DownloadTask(StageConfig):
     task: TaskSource
 
     @classmethod
@@ -140,26 +140,26 @@ class DownloadTask(Part):
         return {"task": settings.task[name].model_dump(include=set(TaskSource.model_fields))}, {}
 
 
-class SampleModel(Part, Mixed):
+class SampleModel(StageConfig, Mixed):
     mesh: Mesh
     sample: Sample
 
 
-class EvaluateModel(Part, Mixed):
+class EvaluateModel(StageConfig, Mixed):
     mesh: Mesh
     evaluate: Evaluate
 
 
-class EvaluateTask(Part, Mixed):
+class EvaluateTask(StageConfig, Mixed):
     mesh: Mesh
     task: Asking
 
 
-class ExportModel(Part):
+class ExportModel(StageConfig):
     export: Export
 
 
-class WriteReport(Part):
+class WriteReport(StageConfig):
     runs: list[Name]
     tasks: dict[Name, list[Name]]  # run -> its tasks
 
@@ -169,7 +169,7 @@ class WriteReport(Part):
         return {"runs": list(settings.runs), "tasks": tasks}, {}
 
 
-PARTS: dict[str, type[Part]] = {
+STAGES: dict[str, type[StageConfig]] = {
     "download_corpus": DownloadCorpus,
     "download_weights": DownloadWeights,
     "download_task": DownloadTask,
@@ -199,7 +199,7 @@ def keys(stage: str, settings: Config, name: str, lock: str, task: str | None = 
 
     A run is asked a `task`.
     """
-    result, execution = PARTS[stage].keys_of(settings, name)
+    result, execution = STAGES[stage].keys_of(settings, name)
     if task is not None:
         result["task"] = settings.task[task].model_dump(include=set(Asking.model_fields))
     result["locked"] = packages(stage, lock)

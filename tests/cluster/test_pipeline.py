@@ -44,12 +44,12 @@ def submitted(cluster, tmp_path_factory):
     """A checkout in which the tiny preset was built by Slurm, with the jobs that did it."""
     made, before = copy_checkout(tmp_path_factory.mktemp("submitted")), slurm.newest()
     submit(made.folder, "--config", f"set={ONE}")
-    made.jobs = {stage: slurm.jobs(stage, before) for stage in stages.PARTS}
+    made.jobs = {stage: slurm.jobs(stage, before) for stage in stages.STAGES}
     return made
 
 
 def test_all_stages_run_as_jobs(submitted):
-    for stage in stages.PARTS:
+    for stage in stages.STAGES:
         seen = [state for _, state, _ in submitted.jobs[stage]]
         assert set(seen) == (set() if stage in NO_JOBS else {"COMPLETED"}), (stage, seen)
         own = [*submitted.folder.glob(f"logs/{stage}.log"), *submitted.folder.glob(f"logs/{stage}/**/*.log")]

@@ -47,7 +47,7 @@ try:
     makelm_cluster.check(SETTINGS)
     if workflow.is_main_process:
         makelm_cluster.check_start(SETTINGS, submits=workflow.resource_settings.nodes is not None)
-    for stage in makelm_stages.PARTS:
+    for stage in makelm_stages.STAGES:
         makelm_stages.packages(stage, LOCK)  # also reads all code, so that a slip in it is found here
 except makelm_errors.UserError as error:
     # one line instead of Snakemake's frame around an exception
