@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from makelm import borders, encoding, encodings, tokenizer_ranks
-from makelm.documents import Part
+from makelm.documents import TextPart
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SIGNS = [
@@ -70,8 +70,8 @@ def test_a_text_cut_at_every_border_has_the_same_ids(name):
     cut = 0
     for _ in range(300):
         text = "".join(generator.choices(SIGNS, k=30))
-        parts = [*(Part(character, False) for character in text[:-1]), Part(text[-1], True)]
-        cut += len(list(encoding.pieces(parts, found))) - 1
+        parts = [*(TextPart(character, False) for character in text[:-1]), TextPart(text[-1], True)]
+        cut += len(list(encoding.spans(parts, found))) - 1
         pieces = encoding.encode(found, parts, 1, found.encode_batch)
         assert np.concatenate([each.ids for each in pieces]).tolist() == found.encode(text), text
     assert cut > 100

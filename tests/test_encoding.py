@@ -10,7 +10,7 @@ import pytest
 
 from makelm import encoding, vocabulary
 from makelm.config_tokenizer import ByteTokenizer, CharTokenizer
-from makelm.documents import Part
+from makelm.documents import TextPart
 from makelm.errors import UserError
 
 TEXTS = [
@@ -27,12 +27,12 @@ def made(**ends: bool):
     return vocabulary.existing(ByteTokenizer(kind="byte", **ends))[0]
 
 
-def parts(texts: list[str], size: int) -> list[Part]:
+def parts(texts: list[str], size: int) -> list[TextPart]:
     """Returns texts in parts of so many characters."""
     found = []
     for text in texts:
         starts = range(0, max(len(text), 1), size)
-        found += [Part(text[start : start + size], start == starts[-1]) for start in starts]
+        found += [TextPart(text[start : start + size], start == starts[-1]) for start in starts]
     return found
 
 
@@ -76,7 +76,7 @@ class Counting:
 
 def test_a_long_document_without_a_border_is_looked_through_once():
     border, text = Counting(), "x" * 100_000 + "\n"
-    (whole,) = encoding.pieces(parts([text], 100), SimpleNamespace(border=border))
+    (whole,) = encoding.spans(parts([text], 100), SimpleNamespace(border=border))
     assert whole == (text, "", True, True)
     assert border.looked < 1.1 * len(text)
 
@@ -94,7 +94,7 @@ def test_a_document_is_cut_at_the_first_border_of_its_second_half_so_far(size):
                 cut = found.end() if found else len(held)
                 expected.append((held[:cut], held[cut : cut + 1], not expected, part.last))
                 held = held[cut:]
-        assert list(encoding.pieces(parts([text], size), SimpleNamespace(border=border))) == expected
+        assert list(encoding.spans(parts([text], size), SimpleNamespace(border=border))) == expected
 
 
 def test_no_more_is_read_than_a_few_tasks_ahead(monkeypatch):
@@ -110,7 +110,7 @@ def test_no_more_is_read_than_a_few_tasks_ahead(monkeypatch):
             read.append(number)
             if len(read) > 20:
                 go_on.set()
-            yield Part("x" * 100, True)
+            yield TextPart("x" * 100, True)
 
     running = encoding.encode(found, stream(), 2, encode_batch)
     threading.Timer(0.3, go_on.set).start()

@@ -16,7 +16,7 @@ from makelm.config_asking import Asking, TaskSource
 from makelm.errors import UserError
 from makelm.model import Skeleton
 from makelm.progress import Progress
-from makelm.task_model import TaskModel, pieces, writing
+from makelm.task_model import TaskModel, windows, writing
 
 ROOT = Path(__file__).resolve().parent.parent
 CONTEXT = 16
@@ -108,11 +108,11 @@ def test_a_long_context_loses_its_beginning_and_nothing_else(model, of_window, e
     assert found == pytest.approx(of_last(of_window, whole[-CONTEXT - 1 :], len(whole) - len(before)), abs=1e-4)
 
 
-def test_pieces_score_each_token_once_with_as_much_before_it_as_fits():
+def test_windows_score_each_token_once_with_as_much_before_it_as_fits():
     before, ids = [100, 101, 102], list(range(23))
-    found = list(pieces(before, ids, 10))
-    assert [token for piece in found for token in piece.tokens[-piece.count :]] == ids
-    assert [len(piece.tokens) for piece in found] == [11, 11, 11] and [piece.count for piece in found] == [10, 10, 3]
+    found = list(windows(before, ids, 10))
+    assert [token for window in found for token in window.tokens[-window.count :]] == ids
+    assert [(len(window.tokens), window.count) for window in found] == [(11, 10), (11, 10), (11, 3)]
     assert found[0].tokens[0] == 102 and found[2].tokens == list(range(12, 23))
 
 

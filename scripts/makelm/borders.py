@@ -32,7 +32,7 @@ class Unknown(Exception):
     """Something in a pattern of which nothing is known for sure."""
 
 
-class Part(NamedTuple):
+class Edges(NamedTuple):
     """What the matches of a part of a pattern begin and end with, of ANY; whether nothing at all is one."""
 
     first: frozenset[str]
@@ -81,27 +81,27 @@ def ascii_only(pattern: str) -> str:
     return re.sub(r"\\p\{(?P<name>\w+)\}|\\.|\[\^?\]?|\]|&&|--|~~", written, pattern, flags=re.DOTALL)
 
 
-def walk(tree: parser.SubPattern, pairs: set[tuple[str, str]]) -> Part:
+def walk(tree: parser.SubPattern, pairs: set[tuple[str, str]]) -> Edges:
     """Returns what matches of a sequence begin and end with, and adds the pairs within."""
-    whole = Part(frozenset(), frozenset(), True)
+    whole = Edges(frozenset(), frozenset(), True)
     for code, value in tree:
         part = node(code, value, pairs)
         pairs |= {(left, right) for left in whole.last for right in part.first}
         first = whole.first | part.first if whole.empty else whole.first
         last = whole.last | part.last if part.empty else part.last
-        whole = Part(first, last, whole.empty and part.empty)
+        whole = Edges(first, last, whole.empty and part.empty)
     return whole
 
 
-def node(code: int, value: tuple, pairs: set[tuple[str, str]]) -> Part:
+def node(code: int, value: tuple, pairs: set[tuple[str, str]]) -> Edges:
     """Returns the same of one part of a sequence."""
     if code in ONE:
         matched = members(code, value)
-        return Part(matched, matched, False)
+        return Edges(matched, matched, False)
     if code is codes.BRANCH:
         parts = [walk(each, pairs) for each in value[1]]
         first, last = (frozenset().union(*(part[end] for part in parts)) for end in (0, 1))
-        return Part(first, last, any(part.empty for part in parts))
+        return Edges(first, last, any(part.empty for part in parts))
     if code is codes.SUBPATTERN:
         return walk(value[3], pairs)
     if code is codes.ATOMIC_GROUP:
@@ -113,7 +113,7 @@ def node(code: int, value: tuple, pairs: set[tuple[str, str]]) -> Part:
             pairs |= {(left, right) for left in part.last for right in part.first}
         return part._replace(empty=part.empty or least == 0)
     if looks_one_ahead(code, value):
-        return Part(frozenset(), frozenset(), True)
+        return Edges(frozenset(), frozenset(), True)
     raise Unknown(code)
 
 

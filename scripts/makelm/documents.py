@@ -77,7 +77,7 @@ class Writer:
             self.flush()
 
 
-class Part(NamedTuple):
+class TextPart(NamedTuple):
     """A part of a document's text; most documents are one."""
 
     text: str
@@ -99,7 +99,7 @@ def read(path: Path) -> Iterator[Document]:
             raise damaged(path) from None
 
 
-def read_parts(path: Path) -> Iterator[Part]:
+def read_parts(path: Path) -> Iterator[TextPart]:
     """Yields the texts of one shard, the long ones in parts of about PART bytes.
 
     So a text of any length takes no more memory than its parts. Raises UserError where the file is not whole.
@@ -109,14 +109,14 @@ def read_parts(path: Path) -> Iterator[Part]:
         held += piece
         try:
             if last:
-                yield Part(string(ended(held)) if begun else json.loads(held)["text"], True)
+                yield TextPart(string(ended(held)) if begun else json.loads(held)["text"], True)
                 held, begun = bytearray(), False
             elif len(held) > PART:
                 if not begun:
                     del held[: HEAD.match(held).end()]
                     begun = True
                 if cut := next(BETWEEN.finditer(held, len(held) // 2), None):
-                    yield Part(string(held[: cut.start()]), False)
+                    yield TextPart(string(held[: cut.start()]), False)
                     del held[: cut.start()]
         except (ValueError, KeyError, TypeError, AttributeError):  # of JSON; of what is no object; of no HEAD
             raise damaged(path) from None

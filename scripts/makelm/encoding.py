@@ -1,4 +1,4 @@
-"""Documents -> token ids, on several cores and in order, with no more than a few pieces of text in memory."""
+"""Documents -> token ids, on several cores and in order, with no more than a few spans of text in memory."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from makelm.documents import Part, batches
+from makelm.documents import TextPart, batches
 from makelm.shards import token_type
 from makelm.tokenizer import Tokenizer
 
@@ -17,7 +17,7 @@ AHEAD = 2  # tasks for each core that are read and not yet written
 EncodeBatch = Callable[[Sequence[str]], list[np.ndarray]]
 
 
-class Piece(NamedTuple):
+class Span(NamedTuple):
     """A document, or what stands in it between two places where it can be cut."""
 
     text: str
@@ -27,19 +27,19 @@ class Piece(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """Some pieces as ids, with what stands before and after a document."""
+    """Some spans as ids, with what stands before and after a document."""
 
     ids: np.ndarray
     documents: int  # that end here
     bytes: int  # of text
 
 
-def encode(tokenizer: Tokenizer, parts: Iterable[Part], cores: int, encode_batch: EncodeBatch) -> Iterator[Encoded]:
+def encode(tokenizer: Tokenizer, parts: Iterable[TextPart], cores: int, encode_batch: EncodeBatch) -> Iterator[Encoded]:
     """Yields the ids of documents that come in parts; `encode_batch` is the tokenizer's own or makes the same ids."""
     waiting: deque[Future[Encoded]] = deque()
     with ThreadPoolExecutor(cores) as pool:  # the tokenizers work without the interpreter's lock
         try:
-            for task in batches(pieces(parts, tokenizer), TASK):
+            for task in batches(spans(parts, tokenizer), TASK):
                 waiting.append(pool.submit(encode_task, tokenizer, task, encode_batch))
                 if len(waiting) > AHEAD * cores:
                     yield waiting.popleft().result()
@@ -49,7 +49,7 @@ def encode(tokenizer: Tokenizer, parts: Iterable[Part], cores: int, encode_batch
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def pieces(parts: Iterable[Part], tokenizer: Tokenizer) -> Iterator[Piece]:
+def spans(parts: Iterable[TextPart], tokenizer: Tokenizer) -> Iterator[Span]:
     """Yields documents, the long ones cut where their ids stay the same."""
     # held: parts of a document that are looked through, so many characters in all; rest: what follows them
     held, length, rest, first, border = [], 0, "", True, tokenizer.border
@@ -57,29 +57,29 @@ def pieces(parts: Iterable[Part], tokenizer: Tokenizer) -> Iterator[Piece]:
         text = rest + part.text
         middle = max(0, (length + len(text)) // 2 - length)  # of all that is here, in text
         if part.last:
-            yield Piece("".join([*held, text]), "", first, True)
+            yield Span("".join([*held, text]), "", first, True)
             held, length, rest, first = [], 0, "", True
         elif border is not None and (found := border.search(text, middle)):
-            yield Piece("".join([*held, text[: found.end()]]), text[found.end()], first, False)
+            yield Span("".join([*held, text[: found.end()]]), text[found.end()], first, False)
             held, length, rest, first = [], 0, text[found.end() :], False
         else:
             held.append(text[:-1])
             length, rest = length + len(held[-1]), text[-1:]  # a border may stand after it
 
 
-def encode_task(tokenizer: Tokenizer, task: list[Piece], encode_batch: EncodeBatch) -> Encoded:
-    """Returns the ids of some pieces in the type of a shard."""
+def encode_task(tokenizer: Tokenizer, task: list[Span], encode_batch: EncodeBatch) -> Encoded:
+    """Returns the ids of some spans in the type of a shard."""
     none = np.empty(0, np.uint32)
     before, after = (
         none if end is None else np.array([end], np.uint32) for end in (tokenizer.begin_of_text, tokenizer.end_of_text)
     )
     found = [none]
-    for piece, ids in zip(task, encode_batch([piece.text + piece.following for piece in task]), strict=True):
-        if piece.following:
-            ids = ids[: len(ids) - len(encode_batch([piece.following])[0])]
-        found += [before] * piece.first + [ids] + [after] * piece.last
+    for span, ids in zip(task, encode_batch([span.text + span.following for span in task]), strict=True):
+        if span.following:
+            ids = ids[: len(ids) - len(encode_batch([span.following])[0])]
+        found += [before] * span.first + [ids] + [after] * span.last
     return Encoded(
         np.concatenate(found).astype(token_type(tokenizer.vocab_size)),
-        sum(piece.last for piece in task),
-        sum(len(piece.text.encode()) for piece in task),
+        sum(span.last for span in task),
+        sum(len(span.text.encode()) for span in task),
     )

@@ -26,7 +26,7 @@ ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-class Part:
+class Module:
     """The tensors whose names open alike, and what is computed with them."""
 
     def __init__(self, stored: Stored, opening: str):
@@ -74,15 +74,15 @@ def gpt2(settings: dict[str, Any], stored: Stored, x_BTD: np.ndarray) -> np.ndar
     """Returns the stream at the end: attention, then a feed-forward layer, in each layer."""
     heads, eps = settings["n_head"], settings["layer_norm_epsilon"]
     act = ACTIVATIONS[settings["activation_function"]]
-    x_BTD = x_BTD + Part(stored, "transformer.")["wpe.weight"][: x_BTD.shape[1]]
+    x_BTD = x_BTD + Module(stored, "transformer.")["wpe.weight"][: x_BTD.shape[1]]
     for number in range(settings["n_layer"]):
-        layer = Part(stored, f"transformer.h.{number}.")
+        layer = Module(stored, f"transformer.h.{number}.")
         fused = layer.convolve(layer.layer_norm(x_BTD, "ln_1", eps), "attn.c_attn")
         q, k, v = (split(each, heads) for each in np.split(fused, 3, axis=-1))
         x_BTD = x_BTD + layer.convolve(attend(q, k, v), "attn.c_proj")
         inner = act(layer.convolve(layer.layer_norm(x_BTD, "ln_2", eps), "mlp.c_fc"))
         x_BTD = x_BTD + layer.convolve(inner, "mlp.c_proj")
-    return Part(stored, "transformer.").layer_norm(x_BTD, "ln_f", eps)
+    return Module(stored, "transformer.").layer_norm(x_BTD, "ln_f", eps)
 
 
 def gptj(settings: dict[str, Any], stored: Stored, x_BTD: np.ndarray) -> np.ndarray:
@@ -97,12 +97,12 @@ def gptj(settings: dict[str, Any], stored: Stored, x_BTD: np.ndarray) -> np.ndar
         return result
 
     for number in range(settings["n_layer"]):
-        layer = Part(stored, f"transformer.h.{number}.")
+        layer = Module(stored, f"transformer.h.{number}.")
         h = layer.layer_norm(x_BTD, "ln_1", eps)
         q, k, v = (split(layer.linear(h, f"attn.{name}_proj"), heads) for name in "qkv")
         mixed = layer.linear(attend(rotate(q), rotate(k), v), "attn.out_proj")
         x_BTD = x_BTD + mixed + layer.linear(act(layer.linear(h, "mlp.fc_in")), "mlp.fc_out")
-    return Part(stored, "transformer.").layer_norm(x_BTD, "ln_f", eps)
+    return Module(stored, "transformer.").layer_norm(x_BTD, "ln_f", eps)
 
 
 def llama(settings: dict[str, Any], stored: Stored, x_BTD: np.ndarray) -> np.ndarray:
@@ -117,7 +117,7 @@ def llama(settings: dict[str, Any], stored: Stored, x_BTD: np.ndarray) -> np.nda
         return np.concatenate([z.real, z.imag], -1)
 
     for number in range(settings["num_hidden_layers"]):
-        layer = Part(stored, f"model.layers.{number}.")
+        layer = Module(stored, f"model.layers.{number}.")
         h = layer.rms_norm(x_BTD, "input_layernorm", eps)
         q = split(layer.linear(h, "self_attn.q_proj"), heads)
         k, v = (split(layer.linear(h, f"self_attn.{name}_proj"), shared) for name in "kv")
@@ -128,7 +128,7 @@ def llama(settings: dict[str, Any], stored: Stored, x_BTD: np.ndarray) -> np.nda
         h = layer.rms_norm(x_BTD, "post_attention_layernorm", eps)
         inner = act(layer.linear(h, "mlp.gate_proj")) * layer.linear(h, "mlp.up_proj")
         x_BTD = x_BTD + layer.linear(inner, "mlp.down_proj")
-    return Part(stored, "model.").rms_norm(x_BTD, "norm", eps)
+    return Module(stored, "model.").rms_norm(x_BTD, "norm", eps)
 
 
 def split(x: np.ndarray, heads: int) -> np.ndarray:

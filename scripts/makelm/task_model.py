@@ -1,7 +1,7 @@
 """A trained model as lm-eval wants it: what continuations cost, what whole texts cost, and what it writes.
 
 Which tokens a question becomes is lm-eval's rule, so that scores compare with other people's: spaces at the end of a
-context belong to the continuation, a context that is too long loses its beginning, a long text is cut into pieces of
+context belong to the continuation, a context that is too long loses its beginning, a long text is cut into windows of
 which each has as much before it as fits. Where a token would reach over the border of context and continuation, the
 two are encoded each by itself.
 
@@ -30,7 +30,7 @@ LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_token
 
 
 @dataclass(frozen=True)
-class Piece:
+class Window:
     """Tokens in a row, of which the last `count` are scored."""
 
     tokens: list[int]
@@ -121,10 +121,10 @@ class TaskModel(LM):
     def score(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
         """Returns of each (ids before, ids) the log-probability of the latter and whether all are the likeliest."""
         numbered = [
-            (number, piece) for number, pair in enumerate(pairs) for piece in pieces(*pair, self.scorer.context)
+            (number, window) for number, pair in enumerate(pairs) for window in windows(*pair, self.scorer.context)
         ]
         logprobs, greedy = [0.0] * len(pairs), [True] * len(pairs)
-        kinds = [self.bucket(len(piece.tokens) - 1) for _, piece in numbered]
+        kinds = [self.bucket(len(window.tokens) - 1) for _, window in numbered]
         for rows in self.batches(kinds):
             inputs_BT, targets_BT = np.zeros((2, self.scorer.rows, kinds[rows[0]]), np.int32)
             for place, row in enumerate(rows):
@@ -132,20 +132,20 @@ class TaskModel(LM):
                 inputs_BT[place, : len(tokens) - 1], targets_BT[place, : len(tokens) - 1] = tokens[:-1], tokens[1:]
             losses_BT, greedy_BT = self.scorer(inputs_BT, targets_BT)
             for place, row in enumerate(rows):
-                number, piece = numbered[row]
-                scored = slice(len(piece.tokens) - 1 - piece.count, len(piece.tokens) - 1)
+                number, window = numbered[row]
+                scored = slice(len(window.tokens) - 1 - window.count, len(window.tokens) - 1)
                 logprobs[number] -= float(losses_BT[place, scored].sum())
                 greedy[number] &= bool(greedy_BT[place, scored].all())
         return list(zip(logprobs, greedy, strict=True))
 
 
-def pieces(before: list[int], ids: list[int], context: int) -> Iterator[Piece]:
-    """Yields ids in pieces of at most a context, each after as much of what stands before it as the context has."""
+def windows(before: list[int], ids: list[int], context: int) -> Iterator[Window]:
+    """Yields ids in windows of at most a context, each after as much of what stands before it as the context has."""
     tokens = before + ids
     for first in range(0, len(ids), context):
         count = min(context, len(ids) - first)
         end = len(before) + first + count
-        yield Piece(tokens[max(0, end - context - 1) : end], count)
+        yield Window(tokens[max(0, end - context - 1) : end], count)
 
 
 def writing(asked: Mapping[str, Any], seed: int) -> Options:
