@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from makelm import at_hand, cli, evaluation, scoring, shards, sources, weights
+from makelm import at_hand, cli, evaluation, scoring, shard_checks, shards, sources, weights
 from makelm.errors import UserError
 
 BASELINES = ("xz_bits_per_byte", "xz_after_train_bits_per_byte")
@@ -41,6 +41,8 @@ def evaluate_model(job: cli.Job) -> None:
     trained = weights.open_run(job.args.model, job.read_input)
     for each in filter(None, (data, more)):
         weights.check_tokenizer(trained, each.tokenizer, str(each.first.path))
+    shard_checks.check(job, data.folders.values(), ("valid", "train") if settings.train_windows else ("valid",))
+    shard_checks.check(job, more.folders.values() if more else (), ("valid",))
     scorer = scoring.Scorer(trained, at_hand.make_mesh(job.config.mesh))
     scores = {name: score(job, scorer, folder) for name, folder in data.folders.items()}
     for name, folder in data.folders.items():

@@ -27,6 +27,7 @@ from makelm import (
     loop,
     manifest,
     processes,
+    shard_checks,
     sharding,
     shards,
     sources,
@@ -106,6 +107,9 @@ def train(job: cli.Job) -> None:
     mesh = sharding.make_mesh(job.config.mesh, jax.devices())
     trainer = training.make_trainer(shape, settings, job.config.compute, data.vocab_size, data.end_of_text, mesh)
     begin = beginning(job, trainer, data)
+    if processes.leads():
+        shard_checks.check(job, data.folders.values(), ("train", "valid"))
+    processes.wait_for_all("token shards are as they were made")
     identity, saved = open_checkpoints(job)
     start, state = saved.restore(trainer.state_shapes, job.say)
     if state is None:

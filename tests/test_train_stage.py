@@ -1,6 +1,7 @@
 """Stage train_model as a program: resume to the last bit, identities, one line for what a user can cause."""
 
 import json
+import shutil
 import signal
 
 import pytest
@@ -76,6 +77,15 @@ def test_a_truncated_shard_is_named(data, tmp_path):
     done = train(copy, tmp_path / "out")
     assert done.returncode == 2
     assert "train-00001.bin is damaged" in done.stderr
+
+
+def test_nothing_is_trained_on_a_shard_that_was_altered(data, tmp_path):
+    copy = shutil.copytree(data, tmp_path / "shards")
+    raw = (data / "train-00001.bin").read_bytes()
+    (copy / "train-00001.bin").write_bytes(raw[:2000] + b"\7\0" * 500 + raw[3000:])
+    done = train(copy, tmp_path / "out", {"steps": 3})
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "train-00001.bin is altered: its sha256 is not the one in its manifest; remove it" in done.stderr
 
 
 # ---- several corpora
