@@ -2,6 +2,7 @@
 
 import functools
 import os
+import pathlib
 import re
 import sys
 
@@ -33,6 +34,10 @@ with open(LOCK_FILE) as lock_file:
     LOCK = lock_file.read()
 
 try:
+    if workflow.is_main_process:
+        for path in workflow.configfiles:
+            # what Snakemake itself does not mind, such as a section that stands there twice
+            makelm_configfile.read(pathlib.Path(path))
     SETTINGS = makelm_configfile.load(RAW)
     SOURCES = makelm_source_files.of_corpora(SETTINGS)
     WEIGHTS = makelm_source_files.of_weights(SETTINGS)
