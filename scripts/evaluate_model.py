@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from makelm import at_hand, cli, evaluation, scoring, shard_checks, shards, sources, weights
+from makelm import at_hand, cli, evaluation, lossy, scoring, shard_checks, shards, sources, weights
 from makelm.errors import UserError
 
 BASELINES = ("xz_bits_per_byte", "xz_after_train_bits_per_byte")
@@ -55,13 +55,13 @@ def evaluate_model(job: cli.Job) -> None:
         (whole,) = scores.values()
     else:
         bytes_per_token = {name: folder.valid_bytes / folder.valid_tokens for name, folder in data.folders.items()}
-        whole = evaluation.mixture(scores, weights_of, bytes_per_token, BASELINES)
+        whole = evaluation.mixture(scores, weights_of, bytes_per_token, (*BASELINES, "lost_share"))
     if more:
         whole["sets"] = {name: score(job, scorer, folder) for name, folder in more.folders.items()}
         for name, own in whole["sets"].items():
             # xz that has read that corpus's training documents would know more than the run can
             own["xz_bits_per_byte"] = more_corpora[name]["facts"]["xz_bits_per_byte"]
-            job.say(f"{name}: {own['bits_per_byte']:.3f} bits per byte, perplexity {own['perplexity']:.2f}")
+            job.say(f"{name}: {describe(own)}")
     (job.staging / "scores.json").write_text(json.dumps(whole, indent=1) + "\n")
     job.say(describe(whole))
     job.publish({"bits_per_byte": whole["bits_per_byte"]})
@@ -80,13 +80,15 @@ def score(job: cli.Job, scorer: scoring.Scorer, folder: shards.Folder) -> dict:
     scored = evaluation.score(scorer, folder.valid, *ends, settings.window, settings.stride)
     if not np.isfinite(scored.losses).all():
         raise UserError("the model's losses are not finite; train it again with lower train.optimizer.learning_rates")
-    return evaluation.summarize(scored, folder.valid_tokens, folder.valid_bytes)
+    return evaluation.summarize(scored, folder.valid_tokens, folder.valid_bytes) | {"lost_share": folder.lost_share}
 
 
 def describe(scores: dict) -> str:
     """Returns the scores in one line."""
-    xz, after_train = (scores[name] for name in BASELINES)
-    beside = "" if xz is None else f" (xz {xz:.3f}, xz after train {after_train:.3f})"
+    xz, after_train = (scores.get(name) for name in BASELINES)
+    beside = f" (xz {xz:.3f}, xz after train {after_train:.3f})" if xz and after_train else ""
+    lost = lossy.warning(lossy.lost_share(scores))
+    beside += f" {lost}" if lost else ""
     return f"{scores['bits_per_byte']:.3f} bits per byte{beside}, perplexity {scores['perplexity']:.2f}"
 
 

@@ -20,7 +20,7 @@ from typing import Any, TextIO
 
 import psutil
 
-from makelm import configfile, whole
+from makelm import configfile, lossy, whole
 from makelm.cli import error_file
 from makelm.errors import UserError
 from makelm.pages import visible
@@ -275,14 +275,15 @@ def print_summary(with_sample: bool) -> None:
     scores = {}
     for run in keys["runs"]:
         scores[run] = json.loads(Path(f"results/evaluate_model/{run}/scores.json").read_text())
-    ranking = sorted(scores, key=lambda run: scores[run]["bits_per_byte"])
+    ranking = sorted(scores, key=lambda run: lossy.order(scores[run]))
     width = max(len(run) for run in ranking)
     for run in ranking:
         score = scores[run]
         xz, after_train = score["xz_bits_per_byte"], score["xz_after_train_bits_per_byte"]
         beside = "" if xz is None else f"  (xz {xz:.3f}, xz after the training text {after_train:.3f})"
+        lost = lossy.warning(lossy.lost_share(score))
         print(
-            f"  {run:{width}}  {score['bits_per_byte']:.3f} bits per byte, "
+            f"  {run:{width}}  {score['bits_per_byte']:.3f} bits per byte{f' {lost}' if lost else ''}, "
             f"loss {score['validation_loss']:.3f} nats per token{beside}"
         )
         for task in keys.get("tasks", {}).get(run, ()):  # a report of an older makelm has none

@@ -1,6 +1,6 @@
 """A run's numbers to look at first."""
 
-from makelm import pages, samples_page
+from makelm import lossy, pages, samples_page
 from makelm.report_runs import Run
 
 
@@ -14,7 +14,12 @@ def figures(run: Run) -> list[dict]:
     sources = [*scores.get("sources", {}).items(), *scores.get("sets", {}).items()]
     common, of_documents = contamination(run)
     found = [
-        ("bits per byte", f"{scores['bits_per_byte']:.3f}", "", f"{scores['bytes']:,} bytes of validation documents"),
+        (
+            "bits per byte",
+            f"{scores['bits_per_byte']:.3f}",
+            lossy.warning(lossy.lost_share(scores)),
+            f"{scores['bytes']:,} bytes of validation documents",
+        ),
         *[(f"of {name}", f"{own['bits_per_byte']:.3f}", "", f"{own['bytes']:,} bytes") for name, own in sources],
         (
             "validation loss",

@@ -112,6 +112,13 @@ class Folder:
         """Returns the length of the validation text in UTF-8; an end-of-text token has none."""
         return self.total("valid", "bytes")
 
+    @property
+    def lost_share(self) -> float | None:
+        """Returns the share of the validation text that its tokens do not give back; None: of ready tokens."""
+        if any("lost_bytes" not in facts["valid"] for facts in self.facts):
+            return None
+        return self.total("valid", "lost_bytes") / max(self.valid_bytes, 1)
+
     def total(self, part: str, key: str) -> int:
         """Returns the sum over the shards of documents, bytes or tokens of a part."""
         return sum(facts[part][key] for facts in self.facts)
