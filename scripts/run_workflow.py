@@ -59,7 +59,7 @@ def main() -> None:
     started = time.monotonic()
     code = snakemake(sys.argv[1:], lock)
     # where something is named, the report on all runs may be of another day
-    named = any(word.startswith("results/") or word in {*LOOKING, "download"} for word in sys.argv[1:])
+    named = any(word.startswith("results/") or word in {*LOOKING, "download", "tokenizer"} for word in sys.argv[1:])
     sys.exit(closing_words(code, time.monotonic() - started, with_summary=not named))
 
 

@@ -5,9 +5,10 @@ import re
 import zipfile
 from pathlib import Path
 
+import planner
 import pytest
 import run_workflow
-from checkout import TINY
+from checkout import ENVIRONMENT, TINY
 
 TRAINED = {"train_model", "sample_model", "evaluate_model", "export_model", "write_report"}
 PLANNED = {"plan_run", *TRAINED}
@@ -172,6 +173,17 @@ def test_to_look_removes_nothing(built):
         assert said in built.make(looking).stdout
         assert place.exists()
     page.write_bytes(content)
+
+
+def test_make_tokenizer_asks_for_the_tokenizer_of_its_run_and_for_nothing_else(checkout):
+    (target,) = re.findall(
+        r"(?m)^\t@MAKELM_RUN=\$\(RUN\) \$\(WORKFLOW\) (\w+)", (checkout.folder / "Makefile").read_text()
+    )
+    words = ["-n", target, "--configfile", TINY]
+    code, text = planner.snakemake(words, checkout.folder, ENVIRONMENT | {"MAKELM_RUN": "tiny"})
+    assert code == 0 and set(re.findall(r"(?m)^rule (\w+):", text)) == {"download_corpus", "train_tokenizer", target}
+    code, text = planner.snakemake(words, checkout.folder, ENVIRONMENT | {"MAKELM_RUN": "tinny"})
+    assert code == 2 and "RUN: no run is called 'tinny'; did you mean 'tiny'?" in text
 
 
 def test_one_stage_alone_says_nothing_of_a_report_that_other_runs_are_in(built):

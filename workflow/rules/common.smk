@@ -45,6 +45,8 @@ try:
     PROMPTS = makelm_source_files.of_prompts(SETTINGS)
     TASKS = makelm_source_files.of_tasks(SETTINGS)
     makelm_cluster.check(SETTINGS)
+    if "MAKELM_RUN" in os.environ:  # by `make tokenizer`
+        makelm_configfile.known("RUN", "run", os.environ["MAKELM_RUN"], SETTINGS.run)
     if workflow.is_main_process:
         makelm_cluster.check_start(SETTINGS, submits=workflow.resource_settings.nodes is not None)
     for stage in makelm_stages.PARTS:
