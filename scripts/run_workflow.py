@@ -12,6 +12,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from datetime import datetime
@@ -29,6 +30,7 @@ from makelm.progress import clock
 DONE, FAILED, USER, INTERRUPTED = 0, 1, 2, 75
 LOCK = Path(".makelm.lock")
 LOG = Path("logs/snakemake.log")
+RESULTS = Path("results")
 PROFILE = Path(__file__).parent.parent / "workflow/profiles/local"
 SNAKEFILE = Path(__file__).parent.parent / "Snakefile"
 SAMPLE_LINES = 16  # of the sample that closes a run
@@ -52,6 +54,9 @@ def main() -> None:
     except OSError as error:
         sys.exit(complain(f"{error.filename}: {error.strerror}; make this folder writable"))
     take(lock)
+    keep_cache()
+    if LOOKING.isdisjoint(sys.argv[1:]):
+        check_results()
     end_orphans()
     clear_stale_lock(sys.argv[1:], lock)
     if (LOOKING - PLANNING).isdisjoint(sys.argv[1:]):
@@ -75,6 +80,9 @@ def complain(line: str, code: int = USER) -> int:
 def check_files(arguments: list[str]) -> None:
     """Ends the program where a file of the configuration cannot be read; Snakemake would not say which, and where."""
     for path in configuration_files(arguments):
+        if path.is_relative_to(RESULTS):
+            hint = "what is to be built stands before --configfile"
+            sys.exit(complain(f"--configfile: {path} is a result and no configuration; {hint}"))
         try:
             configfile.read(path)
         except UserError as error:
@@ -96,6 +104,32 @@ def configuration_files(arguments: list[str]) -> list[Path]:
         if named and word:
             files.append(Path(word))
     return files
+
+
+def check_results() -> None:
+    """Ends the program where nothing can be written to the folder of the results."""
+    try:
+        if RESULTS.is_symlink() and not RESULTS.exists():
+            sys.exit(complain(f"{RESULTS} is a link to {RESULTS.readlink()}, which is not there; make that folder"))
+        RESULTS.mkdir(exist_ok=True)
+        with tempfile.TemporaryFile(dir=RESULTS):
+            pass
+    except OSError as error:
+        sys.exit(complain(f"{RESULTS}: {error.strerror}; make it a folder that can be written to"))
+
+
+def keep_cache() -> None:
+    """Gives Snakemake a folder of its own where it cannot write to the user's cache, as in many containers."""
+    home = Path(os.environ.get("HOME") or os.devnull)
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
+    try:
+        (cache / "snakemake").mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cache / "snakemake"):
+            return
+    except OSError:
+        os.environ["XDG_CACHE_HOME"] = str(Path(".snakemake/cache").resolve())
+    if os.access(cache / "huggingface", os.R_OK | os.X_OK):  # what was fetched before can be read nevertheless
+        os.environ.setdefault("HF_HOME", str(cache / "huggingface"))
 
 
 # ---- one at a time

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -206,6 +208,41 @@ def test_a_wrong_argument_or_key_is_one_line(built, arguments, line):
     done = built.make(*arguments)
     assert done.returncode == 2 and done.stdout == ""
     assert line in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_home_that_cannot_be_written_to_is_none_of_its_business(checkout, tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / ".cache").touch()  # in the way: root may write anywhere else
+    words = [sys.executable, "scripts/run_workflow.py", "--cores", "2", "-n", "--configfile", TINY]
+    environment = ENVIRONMENT | {"HOME": str(home), "XDG_CACHE_HOME": ""}
+    done = subprocess.run(words, cwd=checkout.folder, env=environment, text=True, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (checkout.folder / ".snakemake/cache/snakemake").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("make", "line"),
+    [
+        (lambda path: path.symlink_to("/none/results"), "results is a link to /none/results, which is not there; make"),
+        (lambda path: path.touch(), "results: File exists; make it a folder that can be written to\n"),
+    ],
+)
+def test_results_that_cannot_be_written_to_are_one_line(checkout, make, line):
+    make(checkout.results)
+    done = checkout.make()
+    assert (done.returncode, done.stdout) == (2, "") and done.stderr.count("\n") == 1
+    assert done.stderr.startswith(line)
+
+
+def test_what_is_to_be_built_is_not_taken_for_a_configuration(checkout):
+    path = checkout.results / "plan_run/tiny/manifest.json"
+    path.parent.mkdir(parents=True)
+    for content in ("{}", None):
+        path.write_text(content) if content else path.unlink()
+        done = checkout.python("scripts/run_workflow.py", "--configfile", TINY, "results/plan_run/tiny/manifest.json")
+        assert done.returncode == 2 and done.stderr.count("\n") == 1
+        assert "what is to be built stands before --configfile" in done.stderr
 
 
 def test_a_configuration_that_is_not_there_is_one_line(built):
