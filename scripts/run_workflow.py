@@ -267,7 +267,19 @@ def closing_words(code: int, seconds: float, with_summary: bool) -> int:
     unknown = re.search(r"^No rule to produce (\S+)", words, re.MULTILINE)
     if unknown:
         return complain(f"nothing makes {unknown[1]}; is its name one of the configuration's?")
+    if obstacle := in_the_way(words):
+        return complain(obstacle)
     return complain(own_words(words), FAILED)
+
+
+def in_the_way(words: str) -> str:
+    """Returns what to do about a file that stands where Snakemake expected a folder, or the other way round."""
+    found = re.findall(r"\[Errno (?:17|20|21)\] [\w ]+: '(results/[^']+)'", words)  # EEXIST, ENOTDIR, EISDIR
+    if not found:
+        return ""
+    path = Path(found[-1])
+    path = next((above for above in path.parents if above.is_file()), path)
+    return f"{path} is in the way: a {'folder' if path.is_file() else 'file'} of that name is expected; remove it"
 
 
 def failed_stages(words: str) -> list[dict[str, Any]]:

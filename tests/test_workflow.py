@@ -235,6 +235,23 @@ def test_results_that_cannot_be_written_to_are_one_line(checkout, make, line):
     assert done.stderr.startswith(line)
 
 
+@pytest.mark.parametrize(
+    ("make", "place", "kind"),
+    [
+        (Path.touch, "results/download_corpus", "folder"),
+        (Path.touch, "results/download_corpus/tiny", "folder"),
+        (Path.mkdir, "results/download_corpus/tiny/manifest.json", "file"),
+    ],
+)
+def test_what_is_in_the_way_is_named(checkout, make, place, kind):
+    path = checkout.folder / place
+    path.parent.mkdir(parents=True)
+    make(path)
+    done = checkout.make("results/download_corpus/tiny/manifest.json")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"{place} is in the way: a {kind} of that name is expected; remove it\n"
+
+
 def test_what_is_to_be_built_is_not_taken_for_a_configuration(checkout):
     path = checkout.results / "plan_run/tiny/manifest.json"
     path.parent.mkdir(parents=True)

@@ -61,9 +61,9 @@ if workflow.is_main_process and (wanted := os.environ.get(makelm_whole.UNTRUE)):
     untrue = dict(makelm_whole.untrue("results"))
     configured = makelm_artifacts.artifacts(SETTINGS, LOCK) if untrue else ()
     for place in sorted({f"results/{artifact.manifest}" for artifact in configured} & untrue.keys()):
-        print(f"{untrue[place]}; made again where it is needed", flush=True)
         if wanted == "forget":
             os.remove(place)
+        print(f"{untrue[place]}; made again where it is needed", flush=True)
 
 
 wildcard_constraints:
