@@ -38,6 +38,11 @@ TAIL_LINES = 15  # of Snakemake's own words, where nothing shorter says what wen
 # what builds nothing: a plan of Snakemake's own, and the targets that only look
 PLANNING = {"-n", "--dry-run", "--dryrun"}
 LOOKING = PLANNING | {"--unlock", "--lint", "--summary", "--report", "verify", "gc"}
+KILLED = r"died with <Signals\.(\w+)"  # in Snakemake's words
+HINTS = {  # of what probably killed a stage
+    "SIGKILL": "; was there enough memory?",
+    "SIGBUS": "; was a token file written to while it was read? Make a new file and give it the old one's name instead",
+}
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 stops: list[int] = []  # the signals that asked this program to stop
@@ -301,10 +306,10 @@ def print_failures(failures: list[dict[str, Any]]) -> None:
 
 def own_words(words: str) -> str:
     """Returns why Snakemake failed where no stage could say it: a killed stage, one that cannot start, or itself."""
-    killed = re.search(r"died with <Signals\.(\w+)", words)
+    killed = re.search(KILLED, words)
     rule = re.search(r"^Error in rule (\w+):", words, re.MULTILINE)
     if rule and killed:
-        return f"{rule[1]} was killed by {killed[1]}{'; was there enough memory?' if killed[1] == 'SIGKILL' else ''}"
+        return f"{rule[1]} was killed by {killed[1]}{HINTS.get(killed[1], '')}"
     # what a stage said before it had its log
     early = re.findall(r"^    resources: .*\n((?:.+\n)+?)RuleException:", words, re.MULTILINE)
     if rule and early:

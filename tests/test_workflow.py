@@ -300,6 +300,25 @@ def test_a_stage_that_fails_says_why_and_where_its_log_is(scratch):
     assert done.stderr == "sample_model tiny: choose other prompts\n  log: logs/sample_model/tiny.log\n"
 
 
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("SIGKILL: 9", "train_model was killed by SIGKILL; was there enough memory?"),
+        (
+            "SIGBUS: 7",
+            "train_model was killed by SIGBUS; was a token file written to while it was read? Make a new file",
+        ),
+        ("SIGSEGV: 11", "train_model was killed by SIGSEGV\n"),
+    ],
+)
+def test_a_stage_that_was_killed_says_by_what(tmp_path, monkeypatch, capsys, name, line):
+    monkeypatch.setattr(run_workflow, "LOG", tmp_path / "log.txt")
+    words = "Error in rule train_model:\n    message: None\nCalledProcessError: Command 'python' died with <Signals."
+    run_workflow.LOG.write_text(f"{words}{name}>.\n")
+    assert run_workflow.closing_words(1, 2.0, with_summary=False) == 1
+    assert capsys.readouterr().err.startswith(line)
+
+
 def test_a_stage_that_cannot_start_shows_why(scratch):
     with scratch.edited("scripts/sample_model.py", r"(?m)^import ", "raise SystemError('at once')\n\\g<0>"):
         done = scratch.make()
