@@ -260,7 +260,9 @@ def closing_words(code: int, seconds: float, with_summary: bool) -> int:
             print_summary(with_sample=True)
         return DONE
     failures = sorted(failed_stages(words), key=lambda failure: failure["exit_code"] == INTERRUPTED)
-    if stops or (failures and all(failure["exit_code"] == INTERRUPTED for failure in failures)):
+    # killed where nothing listened yet: while the stage's Python starts
+    early = not failures and set(re.findall(KILLED, words)) & {"SIGINT", "SIGTERM"}
+    if stops or early or (failures and all(failure["exit_code"] == INTERRUPTED for failure in failures)):
         if not stops:
             print_failures(failures)
         return complain("interrupted; run make again to go on", INTERRUPTED)

@@ -6,6 +6,10 @@ meanwhile: the same command goes on from the latest one, another model, corpus o
 random weights or those of --start.
 """
 
+from makelm import early
+
+early.listen()
+
 import json
 import os
 import shutil

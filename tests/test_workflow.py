@@ -317,6 +317,10 @@ def test_a_stage_that_was_killed_says_by_what(tmp_path, monkeypatch, capsys, nam
     run_workflow.LOG.write_text(f"{words}{name}>.\n")
     assert run_workflow.closing_words(1, 2.0, with_summary=False) == 1
     assert capsys.readouterr().err.startswith(line)
+    for signal in ("SIGINT: 2", "SIGTERM: 15"):
+        run_workflow.LOG.write_text(f"{words}{signal}>.\n")
+        assert run_workflow.closing_words(1, 2.0, with_summary=False) == 75
+        assert capsys.readouterr().err == "interrupted; run make again to go on\n"
 
 
 def test_a_stage_that_cannot_start_shows_why(scratch):

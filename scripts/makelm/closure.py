@@ -44,6 +44,7 @@ PLUMBING = frozenset(
         "config_weights",
         "configfile",
         "device_peaks",
+        "early",
         "errors",
         "locks",
         "manifest",
