@@ -29,6 +29,7 @@ import makelm.whole as makelm_whole
 os.environ.setdefault(makelm_malloc.VARIABLE, makelm_malloc.TUNABLES)
 
 RAW = dict(config)
+NAMED_RUN = os.environ.get("MAKELM_RUN")  # by `make tokenizer`
 LOCK_FILE = os.path.relpath(os.path.join(workflow.basedir, "uv.lock"))
 with open(LOCK_FILE) as lock_file:
     LOCK = lock_file.read()
@@ -45,8 +46,8 @@ try:
     PROMPTS = makelm_source_files.of_prompts(SETTINGS)
     TASKS = makelm_source_files.of_tasks(SETTINGS)
     makelm_cluster.check(SETTINGS)
-    if "MAKELM_RUN" in os.environ:  # by `make tokenizer`
-        makelm_configfile.known("RUN", "run", os.environ["MAKELM_RUN"], SETTINGS.run)
+    if NAMED_RUN is not None:
+        makelm_configfile.known("RUN", "run", NAMED_RUN, SETTINGS.run)
     if workflow.is_main_process:
         makelm_cluster.check_start(SETTINGS, submits=workflow.resource_settings.nodes is not None)
     for stage in makelm_stages.PARTS:

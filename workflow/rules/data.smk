@@ -134,7 +134,7 @@ rule train_tokenizer:
 rule tokenizer:
     """The tokenizer of the run that MAKELM_RUN in the environment names; `make tokenizer RUN=...` sets it."""
     input:
-        lambda wildcards: f"{tokenizer_folder(os.environ['MAKELM_RUN'])}/manifest.json",
+        lambda wildcards: f"{tokenizer_folder(NAMED_RUN)}/manifest.json",
 
 
 rule encode_shard:
