@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from makelm import at_hand, cli, evaluation, progress, scoring, shards, sources, weights
+from makelm import at_hand, cli, evaluation, lossy, progress, scoring, shard_checks, shards, sources, weights
 from makelm.errors import UserError
 
 BASELINES = ("xz_bits_per_byte", "xz_after_train_bits_per_byte")
@@ -41,6 +41,8 @@ def evaluate_model(job: cli.Job) -> None:
     trained = weights.open_run(job.args.model, job.read_input)
     for each in filter(None, (data, more)):
         weights.check_tokenizer(trained, each.tokenizer, str(each.first.path))
+    shard_checks.check(job, data.folders.values(), ("valid", "train") if settings.train_windows else ("valid",))
+    shard_checks.check(job, more.folders.values() if more else (), ("valid",))
     scorer = scoring.Scorer(trained, at_hand.make_mesh(job.config.mesh))
     scores = {name: score(job, scorer, folder) for name, folder in data.folders.items()}
     for name, folder in data.folders.items():
@@ -54,7 +56,7 @@ def evaluate_model(job: cli.Job) -> None:
         (whole,) = scores.values()
     else:
         bytes_per_token = {name: folder.valid_bytes / folder.valid_tokens for name, folder in data.folders.items()}
-        whole = evaluation.mixture(scores, weights_of, bytes_per_token, BASELINES)
+        whole = evaluation.mixture(scores, weights_of, bytes_per_token, (*BASELINES, "lost_share"))
     if more:
         whole["sets"] = {name: score(job, scorer, folder) for name, folder in more.folders.items()}
         for name, own in whole["sets"].items():
@@ -78,7 +80,7 @@ def score(job: cli.Job, scorer: scoring.Scorer, folder: shards.Folder) -> dict:
     ends = folder.begin_of_text, folder.end_of_text
     scored = evaluation.score(scorer, folder.valid, *ends, settings.window, settings.stride)
     check_finite(scored.losses)
-    return evaluation.summarize(scored, folder.valid_tokens, folder.valid_bytes)
+    return evaluation.summarize(scored, folder.valid_tokens, folder.valid_bytes) | {"lost_share": folder.lost_share}
 
 
 def check_finite(losses: np.ndarray | float) -> None:
@@ -96,7 +98,8 @@ def describe(scores: dict) -> str:
 def in_short(scores: dict, beside: str = "") -> str:
     """Returns the scores in one line."""
     bits, perplexity = progress.score(scores["bits_per_byte"]), progress.score(scores["perplexity"], 2)
-    return f"{bits} bits per byte{beside}, perplexity {perplexity}"
+    lost = lossy.warning(lossy.lost_share(scores))
+    return f"{bits} bits per byte{beside}{f' {lost}' if lost else ''}, perplexity {perplexity}"
 
 
 if __name__ == "__main__":

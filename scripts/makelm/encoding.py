@@ -32,15 +32,21 @@ class Encoded(NamedTuple):
     ids: np.ndarray
     documents: int  # that end here
     bytes: int  # of text
+    lost: int  # of these, what decoding does not give back, where that was asked
 
 
-def encode(tokenizer: Tokenizer, parts: Iterable[Part], cores: int, encode_batch: EncodeBatch) -> Iterator[Encoded]:
-    """Yields the ids of documents that come in parts; `encode_batch` is the tokenizer's own or makes the same ids."""
+def encode(
+    tokenizer: Tokenizer, parts: Iterable[Part], cores: int, encode_batch: EncodeBatch, compare: bool = False
+) -> Iterator[Encoded]:
+    """Yields the ids of documents that come in parts; `encode_batch` is the tokenizer's own or makes the same ids.
+
+    `compare` says whether each text is compared with what its ids decode to.
+    """
     waiting: deque[Future[Encoded]] = deque()
     with ThreadPoolExecutor(cores) as pool:  # the tokenizers work without the interpreter's lock
         try:
             for task in batches(pieces(parts, tokenizer), TASK):
-                waiting.append(pool.submit(encode_task, tokenizer, task, encode_batch))
+                waiting.append(pool.submit(encode_task, tokenizer, task, encode_batch, compare))
                 if len(waiting) > AHEAD * cores:
                     yield waiting.popleft().result()
             while waiting:
@@ -67,14 +73,16 @@ def pieces(parts: Iterable[Part], tokenizer: Tokenizer) -> Iterator[Piece]:
             length, rest = length + len(held[-1]), text[-1:]  # a border may stand after it
 
 
-def encode_task(tokenizer: Tokenizer, task: list[Piece], encode_batch: EncodeBatch) -> Encoded:
+def encode_task(tokenizer: Tokenizer, task: list[Piece], encode_batch: EncodeBatch, compare: bool) -> Encoded:
     """Returns the ids of some pieces in the type of a shard."""
     none = np.empty(0, np.uint32)
     before, after = (
         none if end is None else np.array([end], np.uint32) for end in (tokenizer.begin_of_text, tokenizer.end_of_text)
     )
-    found = [none]
+    found, lost = [none], 0
     for piece, ids in zip(task, encode_batch([piece.text + piece.following for piece in task]), strict=True):
+        if compare:
+            lost += lost_bytes(piece.text + piece.following, tokenizer.decode(ids.tolist()))
         if piece.following:
             ids = ids[: len(ids) - len(encode_batch([piece.following])[0])]
         found += [before] * piece.first + [ids] + [after] * piece.last
@@ -82,4 +90,13 @@ def encode_task(tokenizer: Tokenizer, task: list[Piece], encode_batch: EncodeBat
         np.concatenate(found).astype(token_type(tokenizer.vocab_size)),
         sum(piece.last for piece in task),
         sum(len(piece.text.encode()) for piece in task),
+        lost,
     )
+
+
+def lost_bytes(text: str, decoded: str) -> int:
+    """Returns how many bytes of a text another one does not have, wherever they stand."""
+    if text == decoded:
+        return 0
+    there, back = (np.bincount(np.frombuffer(each.encode(), np.uint8), minlength=256) for each in (text, decoded))
+    return int((there - back).clip(0).sum())
