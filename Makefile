@@ -32,7 +32,7 @@ all: $(READY) ## build what config.yaml lists under runs:
 	@$(WORKFLOW) $(ARGS)
 
 tokenizer: $(READY) ## the tokenizer of RUN=<name>; like the next ones, with all it needs
-	@$(WORKFLOW) results/plan_run/$(RUN)/manifest.json --until train_tokenizer $(ARGS)
+	@MAKELM_RUN=$(RUN) $(WORKFLOW) tokenizer $(ARGS)
 
 plan: $(READY) ## what RUN=<name> will take: parameters, memory, time
 	@$(WORKFLOW) results/plan_run/$(RUN)/manifest.json $(ARGS)

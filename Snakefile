@@ -29,6 +29,7 @@ localrules:
     all,
     download,
     gc,
+    tokenizer,
     verify,
     write_report,
 

@@ -35,7 +35,7 @@ def write_shards(folder: Path) -> None:
         with shards.Writer(folder / f"{part}-00000.bin", VOCABULARY) as writer:
             writer.write(np.random.default_rng(0).integers(0, VOCABULARY, TOKENS))
         facts[part] = {"documents": 1, "bytes": TOKENS, "tokens": TOKENS, "largest_id": VOCABULARY - 1}
-    content = {"stage": "encode_shard", "facts": facts, "files": {}}
+    content = {"stage": "encode_shard", "facts": facts, "files": manifest.describe_files(folder, frozenset())}
     (folder / "00000.json").write_text(json.dumps(manifest.build(content, {})))
 
 

@@ -48,7 +48,12 @@ def work(job: cli.Job) -> None:
     share = sum(corpus["facts"][part]["bytes"] for part in documents.PARTS) // num_shards
     with job.progress.track(share, "B") as bar:
         facts |= {part: encode(job, found, encode_batch, part, bar) for part in documents.PARTS}
-    train = facts["train"]
+    train, valid = facts["train"], facts["valid"]
+    if valid["lost_bytes"]:
+        job.say(
+            f"warning: of the validation text {valid['lost_bytes'] / valid['bytes']:.2%} does not come back from these"
+            " tokens; bits per byte are those of the rest"
+        )
     job.say(f"{train['tokens']:,} training tokens, {train['bytes'] / max(train['tokens'], 1):.2f} bytes each")
     job.publish(facts)
 
@@ -60,13 +65,17 @@ def encoder(found: Tokenizer, chosen: str | None) -> Tokenizer | FastEncoder | M
 
 def encode(job: cli.Job, found: Tokenizer, encode_batch: EncodeBatch, part: str, bar: Bar) -> dict[str, int]:
     """Writes one part's tokens and returns its counts."""
-    counts = {"documents": 0, "bytes": 0}
+    # scores are by the bytes of validation; to decode all would take about as long as to encode it
+    compare = part == "valid"
+    counts = {"documents": 0, "bytes": 0} | ({"lost_bytes": 0} if compare else {})
     texts = documents.read_parts(job.args.corpus / documents.shard_name(part, job.args.shard))
     with shards.Writer(job.staging / f"{part}-{job.args.shard:05d}.bin", found.vocab_size) as writer:
-        for done in encoding.encode(found, texts, job.args.cores, encode_batch):
+        for done in encoding.encode(found, texts, job.args.cores, encode_batch, compare):
             writer.write(done.ids)
             counts["documents"] += done.documents
             counts["bytes"] += done.bytes
+            if compare:
+                counts["lost_bytes"] += done.lost
             bar.advance(done.bytes)
     return counts | {"tokens": writer.count, "largest_id": writer.largest}
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from makelm import at_hand, cli, evaluation, progress, scoring, shards, sources, weights
+from makelm import at_hand, cli, evaluation, lossy, progress, scoring, shard_checks, shards, sources, weights
 from makelm.errors import UserError
 
 BASELINES = ("xz_bits_per_byte", "xz_after_train_bits_per_byte")
@@ -46,6 +46,9 @@ def evaluate_model(job: cli.Job) -> None:
     trained = weights.open_run(job.args.model, job.read_input)
     for texts in filter(None, (own, more)):
         weights.check_tokenizer(trained, texts.tokens.tokenizer, str(texts.tokens.first.path))
+    parts = ("valid", "train") if job.config.evaluate.train_windows else ("valid",)
+    shard_checks.check(job, own.tokens.folders.values(), parts)
+    shard_checks.check(job, more.tokens.folders.values() if more else (), ("valid",))
     scorer = scoring.Scorer(trained, at_hand.make_mesh(job.config.mesh))
     scores = score_own(job, scorer, own)
     if more:
@@ -79,7 +82,7 @@ def score_own(job: cli.Job, scorer: scoring.Scorer, texts: Texts) -> dict:
     for name, own in scores.items():
         job.say(f"{name}: {describe(own)}")
     bytes_per_token = {name: folder.valid_bytes / folder.valid_tokens for name, folder in texts.tokens.folders.items()}
-    return evaluation.mixture(scores, texts.tokens.weights, bytes_per_token, BASELINES)
+    return evaluation.mixture(scores, texts.tokens.weights, bytes_per_token, (*BASELINES, "lost_share"))
 
 
 def score_others(job: cli.Job, scorer: scoring.Scorer, texts: Texts) -> dict[str, dict]:
@@ -99,7 +102,7 @@ def score(job: cli.Job, scorer: scoring.Scorer, folder: shards.Folder) -> dict:
     ends = folder.begin_of_text, folder.end_of_text
     scored = evaluation.score(scorer, folder.valid, *ends, settings.window, settings.stride)
     check_finite(scored.losses)
-    return evaluation.summarize(scored, folder.valid_tokens, folder.valid_bytes)
+    return evaluation.summarize(scored, folder.valid_tokens, folder.valid_bytes) | {"lost_share": folder.lost_share}
 
 
 def check_finite(losses: np.ndarray | float) -> None:
@@ -117,7 +120,8 @@ def describe(scores: dict) -> str:
 def in_short(scores: dict, beside: str = "") -> str:
     """Returns the scores in one line."""
     bits, perplexity = progress.score(scores["bits_per_byte"]), progress.score(scores["perplexity"], 2)
-    return f"{bits} bits per byte{beside}, perplexity {perplexity}"
+    lost = lossy.warning(lossy.lost_share(scores))
+    return f"{bits} bits per byte{beside}{f' {lost}' if lost else ''}, perplexity {perplexity}"
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from datetime import datetime
@@ -20,7 +21,7 @@ from typing import Any, TextIO
 
 import psutil
 
-from makelm import configfile, whole
+from makelm import configfile, lossy, whole
 from makelm.cli import error_file
 from makelm.errors import DONE, FAILED, INTERRUPTED, USER, UserError
 from makelm.pages import visible
@@ -28,6 +29,7 @@ from makelm.progress import clock, forgive, score
 
 LOCK = Path(".makelm.lock")
 LOG = Path("logs/snakemake.log")
+RESULTS = Path("results")
 PROFILE = Path(__file__).parent.parent / "workflow/profiles/local"
 SNAKEFILE = Path(__file__).parent.parent / "Snakefile"
 SAMPLE_LINES = 16  # of the sample that closes a run
@@ -35,6 +37,11 @@ TAIL_LINES = 15  # of Snakemake's own words, where nothing shorter says what wen
 # what builds nothing: a plan of Snakemake's own, and the targets that only look
 PLANNING = {"-n", "--dry-run", "--dryrun"}
 LOOKING = PLANNING | {"--unlock", "--lint", "--summary", "--report", "verify", "gc"}
+KILLED = r"died with <Signals\.(\w+)"  # in Snakemake's words
+HINTS = {  # of what probably killed a stage
+    "SIGKILL": "; was there enough memory?",
+    "SIGBUS": "; was a token file written to while it was read? Make a new file and give it the old one's name instead",
+}
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 stops: list[int] = []  # the signals that asked this program to stop
@@ -52,6 +59,9 @@ def main() -> None:
     except OSError as error:
         sys.exit(complain(f"{error.filename}: {error.strerror}; make this folder writable"))
     take(lock)
+    keep_cache()
+    if LOOKING.isdisjoint(sys.argv[1:]):
+        check_results()
     end_orphans()
     clear_stale_lock(sys.argv[1:], lock)
     if (LOOKING - PLANNING).isdisjoint(sys.argv[1:]):
@@ -59,7 +69,7 @@ def main() -> None:
     started = time.monotonic()
     code = snakemake(sys.argv[1:], lock)
     # where something is named, the report on all runs may be of another day
-    named = any(word.startswith("results/") or word in {*LOOKING, "download"} for word in sys.argv[1:])
+    named = any(word.startswith("results/") or word in {*LOOKING, "download", "tokenizer"} for word in sys.argv[1:])
     sys.exit(closing_words(code, time.monotonic() - started, with_summary=not named))
 
 
@@ -75,6 +85,9 @@ def complain(line: str, code: int = USER) -> int:
 def check_files(arguments: list[str]) -> None:
     """Ends the program where a file of the configuration cannot be read; Snakemake would not say which, and where."""
     for path in configuration_files(arguments):
+        if path.is_relative_to(RESULTS):
+            hint = "what is to be built stands before --configfile"
+            sys.exit(complain(f"--configfile: {path} is a result and no configuration; {hint}"))
         try:
             configfile.read(path)
         except UserError as error:
@@ -96,6 +109,32 @@ def configuration_files(arguments: list[str]) -> list[Path]:
         if named and word:
             files.append(Path(word))
     return files
+
+
+def check_results() -> None:
+    """Ends the program where nothing can be written to the folder of the results."""
+    try:
+        if RESULTS.is_symlink() and not RESULTS.exists():
+            sys.exit(complain(f"{RESULTS} is a link to {RESULTS.readlink()}, which is not there; make that folder"))
+        RESULTS.mkdir(exist_ok=True)
+        with tempfile.TemporaryFile(dir=RESULTS):
+            pass
+    except OSError as error:
+        sys.exit(complain(f"{RESULTS}: {error.strerror}; make it a folder that can be written to"))
+
+
+def keep_cache() -> None:
+    """Gives Snakemake a folder of its own where it cannot write to the user's cache, as in many containers."""
+    home = Path(os.environ.get("HOME") or os.devnull)
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
+    try:
+        (cache / "snakemake").mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cache / "snakemake"):
+            return
+    except OSError:
+        os.environ["XDG_CACHE_HOME"] = str(Path(".snakemake/cache").resolve())
+    if os.access(cache / "huggingface", os.R_OK | os.X_OK):  # what was fetched before can be read nevertheless
+        os.environ.setdefault("HF_HOME", str(cache / "huggingface"))
 
 
 # ---- one at a time
@@ -221,7 +260,9 @@ def closing_words(code: int, seconds: float, with_summary: bool) -> int:
             print_summary(with_sample=True)
         return DONE
     failures = sorted(failed_stages(words), key=lambda failure: failure["exit_code"] == INTERRUPTED)
-    if stops or (failures and all(failure["exit_code"] == INTERRUPTED for failure in failures)):
+    # killed where nothing listened yet: while the stage's Python starts
+    early = not failures and set(re.findall(KILLED, words)) & {"SIGINT", "SIGTERM"}
+    if stops or early or (failures and all(failure["exit_code"] == INTERRUPTED for failure in failures)):
         if not stops:
             print_failures(failures)
         return complain("interrupted; run make again to go on", INTERRUPTED)
@@ -233,7 +274,19 @@ def closing_words(code: int, seconds: float, with_summary: bool) -> int:
     unknown = re.search(r"^No rule to produce (\S+)", words, re.MULTILINE)
     if unknown:
         return complain(f"nothing makes {unknown[1]}; is its name one of the configuration's?")
+    if obstacle := in_the_way(words):
+        return complain(obstacle)
     return complain(own_words(words), FAILED)
+
+
+def in_the_way(words: str) -> str:
+    """Returns what to do about a file that stands where Snakemake expected a folder, or the other way round."""
+    found = re.findall(r"\[Errno (?:17|20|21)\] [\w ]+: '(results/[^']+)'", words)  # EEXIST, ENOTDIR, EISDIR
+    if not found:
+        return ""
+    path = Path(found[-1])
+    path = next((above for above in path.parents if above.is_file()), path)
+    return f"{path} is in the way: a {'folder' if path.is_file() else 'file'} of that name is expected; remove it"
 
 
 def failed_stages(words: str) -> list[dict[str, Any]]:
@@ -255,10 +308,10 @@ def print_failures(failures: list[dict[str, Any]]) -> None:
 
 def own_words(words: str) -> str:
     """Returns why Snakemake failed where no stage could say it: a killed stage, one that cannot start, or itself."""
-    killed = re.search(r"died with <Signals\.(\w+)", words)
+    killed = re.search(KILLED, words)
     rule = re.search(r"^Error in rule (\w+):", words, re.MULTILINE)
     if rule and killed:
-        return f"{rule[1]} was killed by {killed[1]}{'; was there enough memory?' if killed[1] == 'SIGKILL' else ''}"
+        return f"{rule[1]} was killed by {killed[1]}{HINTS.get(killed[1], '')}"
     # what a stage said before it had its log
     early = re.findall(r"^    resources: .*\n((?:.+\n)+?)RuleException:", words, re.MULTILINE)
     if rule and early:
@@ -275,14 +328,15 @@ def print_summary(with_sample: bool) -> None:
     scores = {}
     for run in keys["runs"]:
         scores[run] = json.loads(Path(f"results/evaluate_model/{run}/scores.json").read_text())
-    ranking = sorted(scores, key=lambda run: scores[run]["bits_per_byte"])
+    ranking = sorted(scores, key=lambda run: lossy.order(scores[run]))
     width = max(len(run) for run in ranking)
     for run in ranking:
         own = scores[run]
         xz, after_train = own["xz_bits_per_byte"], own["xz_after_train_bits_per_byte"]
         beside = "" if xz is None else f"  (xz {xz:.3f}, xz after the training text {after_train:.3f})"
+        lost = lossy.warning(lossy.lost_share(own))
         print(
-            f"  {run:{width}}  {score(own['bits_per_byte'])} bits per byte, "
+            f"  {run:{width}}  {score(own['bits_per_byte'])} bits per byte{f' {lost}' if lost else ''}, "
             f"loss {score(own['validation_loss'])} nats per token{beside}"
         )
         for task in keys.get("tasks", {}).get(run, ()):  # a report of an older makelm has none

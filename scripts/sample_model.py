@@ -16,7 +16,19 @@ from pathlib import Path
 
 from jax.sharding import Mesh
 
-from makelm import at_hand, cli, generate, interactive, manifest, prompts, samples_page, sources, tokenizer, weights
+from makelm import (
+    at_hand,
+    cli,
+    generate,
+    interactive,
+    manifest,
+    prompts,
+    samples_page,
+    shard_checks,
+    sources,
+    tokenizer,
+    weights,
+)
 from makelm.generate import Options, Written
 from makelm.model import Skeleton
 from makelm.prompts import Prompt
@@ -41,6 +53,7 @@ def sample_model(job: cli.Job) -> None:
         data = sources.open_sources(job.args.shards, job.config.corpora, job.read_input)
         weights.check_tokenizer(trained, data.tokenizer, str(data.first.path))
         folders = data.folders
+        shard_checks.check(job, folders.values(), ("valid",))
     found = prompts.gather(settings.prompts, encoding, folders)
     asked = [prompt for prompt in found for _ in range(settings.samples_per_prompt)]
     options = [options_of(settings, settings.seed + index) for index in range(len(asked))]

@@ -6,6 +6,10 @@ meanwhile: the same command goes on from the latest one, another model, corpus o
 random weights or those of --start.
 """
 
+from makelm import early
+
+early.listen()
+
 import json
 import os
 import shutil
@@ -28,6 +32,7 @@ from makelm import (
     manifest,
     processes,
     progress,
+    shard_checks,
     sharding,
     shards,
     sources,
@@ -107,6 +112,9 @@ def train(job: cli.Job) -> None:
     mesh = sharding.make_mesh(job.config.mesh, jax.devices())
     trainer = training.make_trainer(shape, settings, job.config.compute, data.vocab_size, data.end_of_text, mesh)
     begin = beginning(job, trainer, data)
+    if processes.leads():
+        shard_checks.check(job, data.folders.values(), ("train", "valid"))
+    processes.wait_for_all("token shards are as they were made")
     identity, saved = open_checkpoints(job)
     start, state = saved.restore(trainer.state_shapes, job.say)
     if state is None:

@@ -1,5 +1,6 @@
 """The frame of a stage, by a toy stage in its own process: exit codes, lock, signals, log and what is left behind."""
 
+import argparse
 import json
 import os
 import shlex
@@ -378,6 +379,12 @@ def test_a_stage_ends_when_the_process_that_started_it_is_gone(stage):
     assert "stopped by SIGTERM" in parent.communicate(timeout=30)[1]
     wait(lambda: not child.is_running())
     assert stage.left() == []
+
+
+def test_lines_about_a_shard_name_its_corpus_and_its_tokenizer():
+    folders = {"corpus": "download_corpus/wiki", "tokenizer": "train_tokenizer/bpe", "out": "encode_shard/wiki/bpe"}
+    args = argparse.Namespace(shard=3, **{name: Path("results", folder) for name, folder in folders.items()})
+    assert cli.label("encode_shard", args) == "encode_shard wiki/bpe 00003"
 
 
 def test_help_explains_the_stage(stage):

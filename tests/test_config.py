@@ -71,6 +71,32 @@ def test_a_file_that_is_no_map_is_refused_with_the_line(tmp_path, data, expected
     assert f"{path}{expected}" in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ("run:\n  a: 1\ncorpus: {}\nrun:\n  b: 2\n", r"4: the key 'run' stands in line 1 already; keep one of the two"),
+        ("run:\n  a: {x: 1, 'x': 2}\n", r"2: the key 'x' stands in line 2 already; keep one of the two"),
+        ('{\n\t"a": {"b": 1},\n\t"a": {}\n}', r"3: the key 'a' stands in line 2 already; keep one of the two"),
+    ],
+)
+def test_a_key_that_stands_twice_drops_nothing_unsaid(tmp_path, text, where):
+    path = tmp_path / "a.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=rf"a\.yaml:{where}$"):
+        configfile.read(path)
+    with pytest.raises(UserError, match=r"set: a\.b: cannot read"):
+        configfile.override({}, "a.b='{x: 1, x: 2}'")
+
+
+def test_what_a_merge_of_yaml_brings_may_be_said_again(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("run:\n  a: &a {x: &b {z: 1, y: 2}}\n  b: {<<: *a, x: {<<: *b, y: 3}}\nc: {<<: *b, z: 4}\n")
+    assert configfile.read(path) == {
+        "run": {"a": {"x": {"z": 1, "y": 2}}, "b": {"x": {"z": 1, "y": 3}}},
+        "c": {"z": 4, "y": 2},
+    }
+
+
 def test_json_may_be_indented_by_tabs(tmp_path):
     path = tmp_path / "mine.json"
     path.write_text('{\n\t"a": 1e-3\n}')

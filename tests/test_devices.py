@@ -23,6 +23,16 @@ def test_the_devices_of_this_machine_are_those_of_a_local_plan():
     assert (stated.how, stated.memory) == ("here", 2_500_000_000)
 
 
+@pytest.mark.parametrize(("topology", "extra"), [("h100:8", "cuda"), ("v3:16x8", "tpu")])
+def test_a_compiler_that_is_missing_is_installed_as_the_lock_file_has_it(monkeypatch, topology, extra):
+    for place, name in ((devices.gpus, "plugin"), (devices.gpus, "without_a_driver"), (devices, "tpu_compiler")):
+        monkeypatch.setattr(place, name, lambda: None)
+    monkeypatch.setattr(devices, "simulated", lambda count: jax.devices())
+    said = []
+    devices.find(config.Hardware(devices=16, topology=topology, memory_gb=None, packages="cpu"), said.append)
+    assert said[0].endswith(f"which needs none: .venv/bin/uv sync --locked --inexact --extra {extra}")
+
+
 @pytest.mark.skipif(util.find_spec("libtpu") is None, reason="libtpu is not installed")
 def test_a_topology_that_is_none_is_named():
     with pytest.raises(UserError, match=r"hardware.topology: libtpu does not make 'v3:16y8'"):

@@ -1,5 +1,6 @@
 """Documents as ids: in order on any number of cores, with the chosen tokens around each, however long it is."""
 
+import json
 import random
 import re
 import threading
@@ -8,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from makelm import encoding, vocabulary
+from makelm import encoding, tokenizer_hugging_face, vocabulary
 from makelm.config_tokenizer import ByteTokenizer, CharTokenizer
 from makelm.documents import TextPart
 from makelm.errors import UserError
@@ -123,3 +124,35 @@ def test_what_goes_wrong_in_a_thread_is_raised_here():
     found = vocabulary.train(CharTokenizer(kind="char", corpus="a", begin_of_text=False, end_of_text=False), ["ab"])
     with pytest.raises(UserError, match="no character 'z'"):
         list(encoding.encode(found, parts(["ab", "az", "b"], 100), 2, found.encode_batch))
+
+
+WORDS = {
+    "version": "1.0",
+    "truncation": None,
+    "padding": None,
+    "added_tokens": [],
+    "normalizer": {"type": "Lowercase"},
+    "pre_tokenizer": {"type": "WhitespaceSplit"},
+    "post_processor": None,
+    "decoder": None,
+    "model": {"type": "WordLevel", "vocab": {"<unk>": 0, "one": 1, "two": 2}, "unk_token": "<unk>"},
+}
+
+
+@pytest.mark.parametrize(
+    ("texts", "lost"), [(["one two"], 0), (["One two", "one\ntwo"], 2), (["one three two"], 6), (["one  two"], 1)]
+)
+def test_what_decoding_does_not_give_back_is_counted(texts, lost):
+    found = tokenizer_hugging_face.make(json.dumps(WORDS).encode(), None, None, "test")
+    found.special_tokens["<unk>"] = 0  # which decodes to nothing
+    (done,) = encoding.encode(found, parts(texts, 100), 1, found.encode_batch, compare=True)
+    assert done.lost == lost
+    (done,) = encoding.encode(found, parts(texts, 100), 1, found.encode_batch)
+    assert done.lost == 0
+
+
+def test_what_comes_back_whole_is_not_lost(monkeypatch):
+    monkeypatch.setattr(encoding, "TASK", 300)
+    found = made()
+    assert sum(each.lost for each in encoding.encode(found, parts(TEXTS, 50), 2, found.encode_batch, compare=True)) == 0
+    assert encoding.lost_bytes("naïve\n", " naive") == 3

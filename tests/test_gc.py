@@ -138,6 +138,18 @@ def test_the_list_of_an_artifact_s_files_goes_with_it(results):
     assert sorted({path.split("/")[1] for path in paths(results)}) == ["tiny"]
 
 
+def test_what_is_remembered_of_shards_goes_with_the_last_of_them(results):
+    for tokenizer in ("tiny_bpe", "old_bpe"):
+        folder = make(results, f"encode_shard/tiny/{tokenizer}/00000.json")
+        (folder / "checked.json").write_text("{}")
+    assert collect(results, delete=True) == [
+        "encode_shard/tiny/old_bpe/00000.json: 1.2 kB, no configured run uses it",
+        "encode_shard/tiny/old_bpe/checked.json: 2 B, on shards that no configured run uses",
+    ]
+    assert not (results / "encode_shard/tiny/old_bpe").exists()
+    assert collect(results) == []
+
+
 def test_a_run_that_another_starts_from_is_used(results):
     make(results, "train_model/first/manifest.json", identity=PUBLISHED)
     make_checkpoint(results, "first", PUBLISHED)

@@ -1,13 +1,18 @@
 """Plans: exact where they say so, and a clear word where a run cannot fit."""
 
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
 import pytest
+import yaml
 from conftest import COMPUTE, HARDWARE, SHAPE, TRAIN, make_trainer, shape, train
 
 from makelm import config, configfile, devices, planning, sharding, stages
 from makelm.errors import UserError
+from makelm.meshes import mesh_shape
+from makelm.model import shapes
 
 V = 64
 
@@ -17,6 +22,22 @@ def planned(fsdp, model, settings):
     mesh = sharding.make_mesh(config.Mesh(data=1, fsdp=fsdp, tensor=1), target.devices)
     trainer = make_trainer(model, settings, V, mesh)
     return trainer, planning.plan(trainer, target, mesh, model, settings)
+
+
+def test_the_plans_that_the_docs_give_can_be_made():
+    root = Path(__file__).resolve().parent.parent
+    section = (root / "docs/changing.md").read_text().split("## A plan for other devices\n")[1].split("\n## ")[0]
+    snippets = re.findall(r"```yaml\n(.*?)```", section, re.DOTALL)
+    default = yaml.safe_load((root / "config.yaml").read_text())
+    for given in map(yaml.safe_load, snippets):
+        found = configfile.load(configfile.merge(default, given))
+        for run in (found.run[name] for name in given["run"]):
+            sizes = mesh_shape(run.mesh, run.hardware.devices)
+            mesh = jax.sharding.AbstractMesh(tuple(sizes.values()), tuple(sizes))
+            sharding.check_batch(mesh, run.train.batch_size, run.compute.accumulate)
+            for name, leaf in shapes(run.model, found.tokenizer[run.tokenizer].vocab_size).items():
+                sharding.parameter_sharding(mesh, name, leaf.shape)
+    assert snippets
 
 
 def test_parameters_and_flops_are_those_of_the_formula():

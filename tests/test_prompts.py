@@ -23,7 +23,7 @@ class Folder(shards.Folder):
     valid: list = None
 
     def __init__(self, path, begin, end, *ids):
-        super().__init__(path, [{"begin_of_text": begin, "end_of_text": end}])
+        super().__init__(path, [{"begin_of_text": begin, "end_of_text": end}], {})
         self.__dict__["valid"] = [np.array(each, np.uint16) for each in ids]
 
 

@@ -209,6 +209,22 @@ def test_a_corpus_without_text_has_no_baselines():
     assert found["verdict"] == "The best run, b, needs 1.000 bits per byte."
 
 
+def test_a_score_of_a_text_that_its_tokenizer_lost_in_part_is_never_best(tmp_path):
+    runs = read(two_runs(tmp_path), "small", "large")
+    runs[1].scores["lost_share"] = 0.25  # whose bits per byte are fewer
+    assert report_comparison.best(runs) == {"small"}
+    (found,) = report_comparison.comparisons(runs)
+    assert found["verdict"].startswith("The best run, small, needs 1.612 bits per byte:")
+    assert found["bars"][-1]["label"] == "large, without the 25.0% of the text that the tokenizer loses"
+    page = report.page(runs, "today")
+    assert page.count("without the 25.0% of the text that the tokenizer loses") == 2 and ">text lost<" in page
+    runs[0].scores["lost_share"] = 0.5
+    assert report_comparison.best(runs) == set()
+    assert report_comparison.comparisons(runs)[0]["verdict"].startswith("Every run's bits per byte are without the 25")
+    runs[0].scores["lost_share"] = runs[1].scores["lost_share"] = 1e-5
+    assert report_comparison.best(runs) == {"large"} and ">text lost<" not in report.page(runs, "today")
+
+
 def test_runs_compare_on_one_text_only(tmp_path):
     runs = read(two_corpora(tmp_path), "tiny-small", "tiny-large", "web-small", "web-large")
     found = report_comparison.comparisons(runs)

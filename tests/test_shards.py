@@ -1,16 +1,22 @@
 """Token shards: the bytes of the format, and that nothing short, foreign or mixed is read."""
 
+import argparse
+import io
+import json
+import os
 import struct
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from makelm import manifest, shards
+from makelm import manifest, shard_checks, shards
 from makelm.closure import SCRIPTS
-from makelm.errors import UserError
+from makelm.errors import Interrupted, UserError
+from makelm.progress import Progress
 
 
 def write(path: Path, ids: list[int], vocab_size: int = 300) -> Path:
@@ -97,7 +103,9 @@ def make_folder(folder: Path, changes: dict[int, dict] | None = None) -> Path:
         facts |= (changes or {}).get(number, {})
         write(folder / f"train-{number:05d}.bin", [number, number + 1])
         write(folder / f"valid-{number:05d}.bin", [number])
-        content = manifest.build({"facts": facts}, {})
+        files = manifest.describe_files(folder, frozenset())
+        files = {name: files[name] for name in (f"train-{number:05d}.bin", f"valid-{number:05d}.bin")}
+        content = manifest.build({"facts": facts, "files": files}, {})
         (folder / f"{number:05d}.json").write_text(manifest.canonical(content))
     return folder
 
@@ -125,7 +133,7 @@ def test_more_shards_than_files_may_be_open_are_opened_or_refused_in_one_line(tm
     program = (
         "import resource, pathlib\nfrom makelm import shards\n"
         f"resource.setrlimit(resource.RLIMIT_NOFILE, (32, {hard}))\n"
-        f"folder = shards.Folder(pathlib.Path({str(tmp_path)!r}), [{facts!r}] * 100)\n"
+        f"folder = shards.Folder(pathlib.Path({str(tmp_path)!r}), [{facts!r}] * 100, {{}})\n"
         "try:\n    assert len(folder.train) == 100\nexcept shards.UserError as error:\n    print(error)"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=SCRIPTS, text=True, capture_output=True)
@@ -170,3 +178,91 @@ def test_shards_that_say_their_largest_id_are_not_read_to_find_it(tmp_path):
                 make_folder(tmp_path, {1: parts, 0: parts | {"train": counts | {"largest_id": 1}}}), read_input
             )
         )
+
+
+# ---- sums
+
+
+class Job:
+    """What checks ask of a stage's job: what was said, how many bytes were read, and whether it is to stop."""
+
+    def __init__(self):
+        self.said, self.args, self.stopping = io.StringIO(), argparse.Namespace(cores=2), threading.Event()
+        self.progress = Progress("test", self.said, None)
+        self.say = self.progress.say
+
+
+@pytest.fixture
+def read(monkeypatch) -> list[str]:
+    """The names of the files whose sums were made."""
+    names, sha256 = [], manifest.file_sha256
+    monkeypatch.setattr(manifest, "file_sha256", lambda path: names.append(path.name) or sha256(path))
+    return names
+
+
+def check(folder: Path, parts: tuple[str, ...] = ("train", "valid")) -> Job:
+    job = Job()
+    shard_checks.check(job, [shards.open_folder(folder, read_input)], parts)
+    return job
+
+
+def test_an_altered_shard_of_the_same_length_is_an_error_until_it_is_as_it_was(tmp_path, read):
+    path = make_folder(tmp_path) / "train-00001.bin"
+    check(tmp_path)
+    raw = path.read_bytes()
+    path.write_bytes(raw[:-2] + b"\7\0")
+    with pytest.raises(UserError, match=r"train-00001\.bin is altered: .*; remove it and run encode_shard again"):
+        check(tmp_path)
+    check(tmp_path, ("valid",))
+    path.write_bytes(raw)
+    check(tmp_path)
+
+
+def test_a_shard_is_read_again_only_after_something_changed_it(tmp_path, read):
+    make_folder(tmp_path)
+    read.clear()
+    check(tmp_path, ("valid",))
+    assert sorted(read) == ["valid-00000.bin", "valid-00001.bin"]
+    check(tmp_path)
+    assert sorted(read[2:]) == ["train-00000.bin", "train-00001.bin"]
+    os.utime(tmp_path / "train-00000.bin")
+    check(tmp_path)
+    assert read[4:] == ["train-00000.bin"]
+    (tmp_path / "checked.json").write_text("{")
+    check(tmp_path)
+    assert len(read) == 9
+
+
+def test_shards_that_were_made_anew_are_compared_with_their_own_manifest(tmp_path):
+    """Content of before, under a manifest of after."""
+    check(make_folder(tmp_path))
+    old = manifest.read(tmp_path / "00001.json")["content"]
+    files = old["files"] | {"train-00001.bin": old["files"]["valid-00001.bin"]}
+    (tmp_path / "00001.json").write_text(manifest.canonical(manifest.build(old | {"files": files}, {})))
+    with pytest.raises(UserError, match="train-00001"):
+        check(tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_to_is_read_each_time(tmp_path, read, monkeypatch):
+    make_folder(tmp_path)
+    read.clear()
+
+    def refuse(*names: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    check(tmp_path), check(tmp_path)
+    assert len(read) == 8
+
+
+def test_what_takes_a_moment_is_said_and_can_be_stopped(tmp_path, monkeypatch):
+    make_folder(tmp_path)
+    monkeypatch.setattr(shard_checks, "MOMENT", 4000)
+    assert check(tmp_path).said.getvalue().startswith("[test] reads 4.1 kB of token shards, to compare them")
+    assert check(tmp_path).said.getvalue() == ""
+    (tmp_path / "checked.json").unlink()
+    job = Job()
+    job.stopping.set()
+    with pytest.raises(Interrupted):
+        shard_checks.check(job, [shards.open_folder(tmp_path, read_input)], ("train", "valid"))
+    assert len(json.loads((tmp_path / "checked.json").read_text())) == 1, "what was read is not read again"

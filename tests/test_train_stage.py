@@ -1,10 +1,13 @@
 """Stage train_model as a program: resume to the last bit, identities, one line for what a user can cause."""
 
 import json
+import shutil
 import signal
+import subprocess
+import time
 
 import pytest
-from training_stage import STEPS, made, rows, start_and_stop, train, write_shards
+from training_stage import STEPS, command, environment, made, rows, start_and_stop, train, write_shards
 
 from makelm import watching
 
@@ -32,6 +35,24 @@ def test_an_interrupted_run_ends_as_if_nothing_had_happened(data, undisturbed, t
     assert made(tmp_path) == made(undisturbed)
     timed = [json.loads(line)["step"] for line in (tmp_path / "timings.jsonl").read_text().splitlines()]
     assert timed == sorted(set(timed)) and len(timed) == STEPS - 2  # all but the first of each start, which compiles
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_while_libraries_are_imported_ends_it_with_75_too(data, tmp_path, number):
+    (tmp_path / "jax.py").write_text(
+        f"import pathlib, time\npathlib.Path({str(tmp_path)!r}, 'begun').touch()\ntime.sleep(60)"
+    )
+    words = command(data, tmp_path / "out", {}, "--log", tmp_path / "log.txt")
+    process = subprocess.Popen(
+        words, env=environment() | {"PYTHONPATH": str(tmp_path)}, text=True, stderr=subprocess.PIPE
+    )
+    while process.poll() is None and not (tmp_path / "begun").exists():
+        time.sleep(0.01)
+    process.send_signal(number)
+    assert process.wait(20) == 75
+    assert process.communicate()[1] == f"stopped by {number.name}; run it again to go on\n"
+    left = json.loads((tmp_path / "log.error.json").read_text())
+    assert (left["stage"], left["exit_code"]) == ("train_model", 75)
 
 
 def test_execution_keys_are_no_part_of_the_identity_nor_of_the_result(data, undisturbed, tmp_path):
@@ -89,6 +110,15 @@ def test_a_truncated_shard_is_named(data, tmp_path):
     done = train(copy, tmp_path / "out")
     assert done.returncode == 2
     assert "train-00001.bin is damaged" in done.stderr
+
+
+def test_nothing_is_trained_on_a_shard_that_was_altered(data, tmp_path):
+    copy = shutil.copytree(data, tmp_path / "shards")
+    raw = (data / "train-00001.bin").read_bytes()
+    (copy / "train-00001.bin").write_bytes(raw[:2000] + b"\7\0" * 500 + raw[3000:])
+    done = train(copy, tmp_path / "out", {"steps": 3})
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "train-00001.bin is altered: its sha256 is not the one in its manifest; remove it" in done.stderr
 
 
 # ---- several corpora

@@ -158,7 +158,7 @@ def test_no_results_at_all(tiny, tmp_path):
     for line in lines:
         path, _, how = line.partition(": missing; run ")
         data = any(f"/{stage}/" in path for stage in ("download_corpus", "train_tokenizer", "encode_shard"))
-        assert how == (f"make ARGS={path}" if data else "make"), line
+        assert how == (f"make ARGS={path}, followed by the same ARGS if there were any" if data else "make"), line
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,13 @@ def test_a_damaged_manifest(places, tmp_path, damage):
     assert list(whole.untrue(tmp_path)) == [(str(places[0]), f"{places[0]} is damaged")]
 
 
+def test_a_folder_in_place_of_a_manifest_and_a_file_in_place_of_a_folder(places, tmp_path):
+    places[0].unlink()
+    places[0].mkdir()
+    (tmp_path / "plan_run").touch()
+    assert list(whole.untrue(tmp_path)) == [(str(places[0]), f"{places[0]} is damaged")]
+
+
 def test_what_stands_deeper_is_no_manifest_of_a_stage(places, tmp_path):
     """Checkpoints have files of their own by that name."""
     deep = places[1].parent / "checkpoints/identity/manifest.json"

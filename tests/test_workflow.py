@@ -4,12 +4,15 @@ import hashlib
 import json
 import re
 import shutil
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
+import planner
 import pytest
 import run_workflow
-from checkout import TINY
+from checkout import ENVIRONMENT, TINY
 
 TRAINED = {"train_model", "sample_model", "evaluate_model", "export_model", "write_report"}
 PLANNED = {"plan_run", *TRAINED}
@@ -209,6 +212,17 @@ def test_to_look_removes_nothing(built):
     page.write_bytes(content)
 
 
+def test_make_tokenizer_asks_for_the_tokenizer_of_its_run_and_for_nothing_else(checkout):
+    (target,) = re.findall(
+        r"(?m)^\t@MAKELM_RUN=\$\(RUN\) \$\(WORKFLOW\) (\w+)", (checkout.folder / "Makefile").read_text()
+    )
+    words = ["-n", target, "--configfile", TINY]
+    code, text = planner.snakemake(words, checkout.folder, ENVIRONMENT | {"MAKELM_RUN": "tiny"})
+    assert code == 0 and set(re.findall(r"(?m)^rule (\w+):", text)) == {"download_corpus", "train_tokenizer", target}
+    code, text = planner.snakemake(words, checkout.folder, ENVIRONMENT | {"MAKELM_RUN": "tinny"})
+    assert code == 2 and "RUN: no run is called 'tinny'; did you mean 'tiny'?" in text
+
+
 def test_one_stage_alone_says_nothing_of_a_report_that_other_runs_are_in(built):
     done = built.make("results/plan_run/tiny/manifest.json")
     assert (done.stdout, done.stderr) == ("nothing to do: what was asked for is there and up to date\n", "")
@@ -229,6 +243,58 @@ def test_a_wrong_argument_or_key_is_one_line(built, arguments, line):
     done = built.make(*arguments)
     assert done.returncode == 2 and done.stdout == ""
     assert line in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_home_that_cannot_be_written_to_is_none_of_its_business(checkout, tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / ".cache").touch()  # in the way: root may write anywhere else
+    words = [sys.executable, "scripts/run_workflow.py", "--cores", "2", "-n", "--configfile", TINY]
+    environment = ENVIRONMENT | {"HOME": str(home), "XDG_CACHE_HOME": ""}
+    done = subprocess.run(words, cwd=checkout.folder, env=environment, text=True, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (checkout.folder / ".snakemake/cache/snakemake").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("make", "line"),
+    [
+        (lambda path: path.symlink_to("/none/results"), "results is a link to /none/results, which is not there; make"),
+        (lambda path: path.touch(), "results: File exists; make it a folder that can be written to\n"),
+    ],
+)
+def test_results_that_cannot_be_written_to_are_one_line(checkout, make, line):
+    make(checkout.results)
+    done = checkout.make()
+    assert (done.returncode, done.stdout) == (2, "") and done.stderr.count("\n") == 1
+    assert done.stderr.startswith(line)
+
+
+@pytest.mark.parametrize(
+    ("make", "place", "kind"),
+    [
+        (Path.touch, "results/download_corpus", "folder"),
+        (Path.touch, "results/download_corpus/tiny", "folder"),
+        (Path.mkdir, "results/download_corpus/tiny/manifest.json", "file"),
+    ],
+)
+def test_what_is_in_the_way_is_named(checkout, make, place, kind):
+    path = checkout.folder / place
+    path.parent.mkdir(parents=True)
+    make(path)
+    done = checkout.make("results/download_corpus/tiny/manifest.json")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"{place} is in the way: a {kind} of that name is expected; remove it\n"
+
+
+def test_what_is_to_be_built_is_not_taken_for_a_configuration(checkout):
+    path = checkout.results / "plan_run/tiny/manifest.json"
+    path.parent.mkdir(parents=True)
+    for content in ("{}", None):
+        path.write_text(content) if content else path.unlink()
+        done = checkout.python("scripts/run_workflow.py", "--configfile", TINY, "results/plan_run/tiny/manifest.json")
+        assert done.returncode == 2 and done.stderr.count("\n") == 1
+        assert "what is to be built stands before --configfile" in done.stderr
 
 
 def test_a_configuration_that_is_not_there_is_one_line(built):
@@ -267,6 +333,29 @@ def test_a_stage_that_fails_says_why_and_where_its_log_is(scratch):
         done = scratch.make()
     assert done.returncode == 2
     assert done.stderr == "sample_model tiny: choose other prompts\n  log: logs/sample_model/tiny.log\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("SIGKILL: 9", "train_model was killed by SIGKILL; was there enough memory?"),
+        (
+            "SIGBUS: 7",
+            "train_model was killed by SIGBUS; was a token file written to while it was read? Make a new file",
+        ),
+        ("SIGSEGV: 11", "train_model was killed by SIGSEGV\n"),
+    ],
+)
+def test_a_stage_that_was_killed_says_by_what(tmp_path, monkeypatch, capsys, name, line):
+    monkeypatch.setattr(run_workflow, "LOG", tmp_path / "log.txt")
+    words = "Error in rule train_model:\n    message: None\nCalledProcessError: Command 'python' died with <Signals."
+    run_workflow.LOG.write_text(f"{words}{name}>.\n")
+    assert run_workflow.closing_words(1, 2.0, with_summary=False) == 1
+    assert capsys.readouterr().err.startswith(line)
+    for signal in ("SIGINT: 2", "SIGTERM: 15"):
+        run_workflow.LOG.write_text(f"{words}{signal}>.\n")
+        assert run_workflow.closing_words(1, 2.0, with_summary=False) == 75
+        assert capsys.readouterr().err == "interrupted; run make again to go on\n"
 
 
 def test_a_stage_that_cannot_start_shows_why(scratch):

@@ -34,7 +34,9 @@ def write_shards(folder, seed=0, tokenizer="abc"):
             with shards.Writer(folder / f"{part}-{number:05d}.bin", 64) as writer:
                 writer.write(ids)
             facts[part] = {"documents": 1, "bytes": 2 * count, "tokens": count}
-        content = {"stage": "encode_shard", "facts": facts, "files": {}}
+        files = manifest.describe_files(folder, frozenset())
+        files = {name: files[name] for name in (f"train-{number:05d}.bin", f"valid-{number:05d}.bin")}
+        content = {"stage": "encode_shard", "facts": facts, "files": files}
         (folder / f"{number:05d}.json").write_text(json.dumps(manifest.build(content, {})))
     return folder
 

@@ -262,6 +262,8 @@ def frame(
 def label(stage: str, args: argparse.Namespace) -> str:
     """Returns what opens each line: the stage and what it works on."""
     name, shard, process = args.out.resolve().name, getattr(args, "shard", None), getattr(args, "process", 0)
+    if shard is not None:  # its folder is called after the tokenizer alone
+        name = f"{args.corpus.resolve().name}/{args.tokenizer.resolve().name}"
     run = [args.model.resolve().name] if hasattr(args, "task") else []  # of a task that several are asked
     words = [stage, *run, *([name] if name != stage else []), *([f"{shard:05d}"] if shard is not None else [])]
     return " ".join([*words, *([f"process {process}"] if process else [])])

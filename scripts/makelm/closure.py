@@ -47,6 +47,7 @@ PLUMBING = frozenset(
         "config_weights",
         "configfile",
         "device_peaks",
+        "early",
         "errors",
         "locks",
         "manifest",

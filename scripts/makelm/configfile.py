@@ -30,6 +30,32 @@ RUN_SECTIONS = {
 }
 
 
+class Loader(yaml.SafeLoader):
+    """YAML of which each map has a key once: PyYAML drops all but the last, which may be a whole section."""
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        lines: dict[tuple, int] = {}
+        for key, _ in node.value:
+            name, line = (key.tag, str(key.value)), key.start_mark.line + 1
+            if name in lines:
+                problem = f"the key {key.value!r} stands in line {lines[name]} already; keep one of the two"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            lines[name] = line
+        return node
+
+
+class Repeated(ValueError):
+    """A key stands twice in a map of JSON."""
+
+
+def once(pairs: list[tuple[str, Any]]) -> dict:
+    """Returns a map of JSON. Raises Repeated where a key stands in it twice."""
+    if len(found := dict(pairs)) != len(pairs):
+        raise Repeated
+    return found
+
+
 def read(path: Path) -> dict:
     """Returns the map in a JSON or YAML file. Raises UserError that says the line and what is wrong there."""
     data = path.read_bytes()
@@ -39,7 +65,11 @@ def read(path: Path) -> dict:
         line = data.count(b"\n", 0, error.start) + 1
         raise UserError(f"{path}:{line}: byte 0x{data[error.start]:02x} is no UTF-8; save the file as UTF-8") from None
     try:
-        keys = json.loads(text)  # first, as Snakemake does: YAML has no tabs between a map's keys
+        keys = json.loads(
+            text, object_pairs_hook=once
+        )  # first, as Snakemake does: YAML has no tabs between a map's keys
+    except Repeated:
+        keys = read_yaml(text.replace("\t", " "), path)  # which knows the line
     except ValueError:
         keys = read_yaml(text, path)
     if not isinstance(keys, dict):
@@ -50,7 +80,7 @@ def read(path: Path) -> dict:
 def read_yaml(text: str, path: Path) -> Any:
     """Returns what YAML says. Raises UserError: one line, with the place in the file."""
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, Loader)
     except yaml.MarkedYAMLError as error:
         line, begun = error.problem_mark.line + 1, error.context_mark
         since = f" that begins in line {begun.line + 1}" if begun and begun.line + 1 != line else ""
@@ -110,7 +140,7 @@ def override(raw: dict, text: str) -> None:
             raise UserError(f"config: set: expected key.key=value, got {word!r}")
         place = section(raw, parents, f"set: {path}")
         try:
-            place[last] = yaml.safe_load(value)
+            place[last] = yaml.load(value, Loader)
         except yaml.YAMLError as error:
             raise UserError(f"config: set: {path}: cannot read {value!r}") from error
 

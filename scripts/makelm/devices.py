@@ -54,7 +54,8 @@ def find(hardware: config.Hardware, say: Callable[[str], None]) -> Target:
         if package:
             devices = topology(wanted, count)
             return Target(devices, "topology", devices[0].device_kind, known, package)
-        say(f"to compile the step for {wanted}, which needs none: pip install '{'jax[cuda13]' if gpu else 'libtpu'}'")
+        extra = "cuda" if gpu else "tpu"  # as uv.lock has them: what pip installs may move JAX to another version
+        say(f"to compile the step for {wanted}, which needs none: .venv/bin/uv sync --locked --inexact --extra {extra}")
     say(f"{count} devices are stated, here is {described(here)}: {METHODS['simulated']}")
     return Target(simulated(count), "simulated", wanted or "stated device", known)
 

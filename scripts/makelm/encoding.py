@@ -32,15 +32,21 @@ class Encoded(NamedTuple):
     ids: np.ndarray
     documents: int  # that end here
     bytes: int  # of text
+    lost: int  # of these, what decoding does not give back, where that was asked
 
 
-def encode(tokenizer: Tokenizer, parts: Iterable[TextPart], cores: int, encode_batch: EncodeBatch) -> Iterator[Encoded]:
-    """Yields the ids of documents that come in parts; `encode_batch` is the tokenizer's own or makes the same ids."""
+def encode(
+    tokenizer: Tokenizer, parts: Iterable[TextPart], cores: int, encode_batch: EncodeBatch, compare: bool = False
+) -> Iterator[Encoded]:
+    """Yields the ids of documents that come in parts; `encode_batch` is the tokenizer's own or makes the same ids.
+
+    `compare` says whether each text is compared with what its ids decode to.
+    """
     waiting: deque[Future[Encoded]] = deque()
     with ThreadPoolExecutor(cores) as pool:  # the tokenizers work without the interpreter's lock
         try:
             for task in batches(spans(parts, tokenizer), TASK):
-                waiting.append(pool.submit(encode_task, tokenizer, task, encode_batch))
+                waiting.append(pool.submit(encode_task, tokenizer, task, encode_batch, compare))
                 if len(waiting) > AHEAD * cores:
                     yield waiting.popleft().result()
             while waiting:
@@ -67,14 +73,16 @@ def spans(parts: Iterable[TextPart], tokenizer: Tokenizer) -> Iterator[Span]:
             length, rest = length + len(held[-1]), text[-1:]  # a border may stand after it
 
 
-def encode_task(tokenizer: Tokenizer, task: list[Span], encode_batch: EncodeBatch) -> Encoded:
+def encode_task(tokenizer: Tokenizer, task: list[Span], encode_batch: EncodeBatch, compare: bool) -> Encoded:
     """Returns the ids of some spans in the type of a shard."""
     none = np.empty(0, np.uint32)
     before, after = (
         none if end is None else np.array([end], np.uint32) for end in (tokenizer.begin_of_text, tokenizer.end_of_text)
     )
-    found = [none]
+    found, lost = [none], 0
     for span, ids in zip(task, encode_batch([span.text + span.following for span in task]), strict=True):
+        if compare:
+            lost += lost_bytes(span.text + span.following, tokenizer.decode(ids.tolist()))
         if span.following:
             ids = ids[: len(ids) - len(encode_batch([span.following])[0])]
         found += [before] * span.first + [ids] + [after] * span.last
@@ -82,4 +90,13 @@ def encode_task(tokenizer: Tokenizer, task: list[Span], encode_batch: EncodeBatc
         np.concatenate(found).astype(token_type(tokenizer.vocab_size)),
         sum(span.last for span in task),
         sum(len(span.text.encode()) for span in task),
+        lost,
     )
+
+
+def lost_bytes(text: str, decoded: str) -> int:
+    """Returns how many bytes of a text another one does not have, wherever they stand."""
+    if text == decoded:
+        return 0
+    there, back = (np.bincount(np.frombuffer(each.encode(), np.uint8), minlength=256) for each in (text, decoded))
+    return int((there - back).clip(0).sum())

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from makelm import closure, fetching, locks, manifest, places, stages
+from makelm import closure, fetching, locks, manifest, places, shard_checks, stages
 from makelm.artifacts import Artifact, artifacts
 from makelm.config import Config, Run
 from makelm.identities import Identity
@@ -22,6 +22,7 @@ DELETING = ".deleting-"  # what is being deleted has this before its name: a kil
 DOWNLOAD = re.compile(rf"(?:\.deleting-)?{re.escape(fetching.FOLDER)}")
 PARTIAL = re.compile(r"(?:\.deleting-)?\.partial-(.+)-[^-]+")
 IDENTITY = re.compile(r"(?:\.deleting-)?[0-9a-f]{16}")
+CHECKED = re.compile(rf"(?:\.deleting-)?{re.escape(shard_checks.FILE)}")
 LOCK = re.compile(r"\..+\.lock(\..+)?")
 LIST = manifest.list_path(Path("manifest.json")).name
 
@@ -94,6 +95,11 @@ def add(found: Found, stage: str, path: Path, needed: set[Path]) -> None:
             found.known.add(path)
             return
         thing = Thing(path, (), "left of a download", locks.beside(record))
+    elif stage == "encode_shard" and CHECKED.fullmatch(path.name):
+        if path.name == shard_checks.FILE and any(record.parent == path.parent for record in needed):
+            found.known.add(path)
+            return
+        thing = Thing(path, (), "on shards that no configured run uses", locks.beside(path.with_name("00000.json")))
     elif places.is_manifest(stage, name) and (files := artifact_files(path, stage)) is not None:
         record, begun = path.with_name(name), name != path.name
         why = "its deletion was interrupted" if begun else "no configured run uses it"

@@ -88,11 +88,15 @@ def shorter(folders: Path, own: Identity, train: config.Train, shapes: Any, say:
             late = (name, theirs.steps, there[-1], last)
     if late:
         name, steps, first, last = late
-        say(
-            f"identity {name} is the same training of {steps} steps, but its learning rates are others from step"
-            f" {last + 1} on and its checkpoints begin at {first}: this one begins at 0. A constant schedule goes on,"
-            " and train.keep_every keeps checkpoints from before a decay"
-        )
+        begin = f"its checkpoints begin at {first}"
+        if last == min(train.steps, steps):  # fewer steps of a schedule that does not depend on them
+            why = f"{begin} and this one ends at {train.steps}: it begins at 0. train.keep_every keeps earlier ones"
+        else:
+            why = (
+                f"its learning rates are others from step {last + 1} on and {begin}: this one begins at 0. A constant"
+                " schedule goes on, and train.keep_every keeps checkpoints from before a decay"
+            )
+        say(f"identity {name} is the same training of {steps} steps, but {why}")
     return None
 
 

@@ -1,5 +1,6 @@
 """How runs compare in bits per byte, with each other and with what compresses text without learning."""
 
+from makelm import lossy
 from makelm.pages import COLOURS
 from makelm.progress import score
 from makelm.report_runs import Run
@@ -37,27 +38,38 @@ def comparisons(runs: list[Run]) -> list[dict]:
 
 
 def best(runs: list[Run]) -> set[str]:
-    """Returns the names of the runs that need the least bits per byte of those they compare with."""
+    """Returns the names of the runs that need the least bits per byte of those they compare with.
+
+    None is of a tokenizer that loses text.
+    """
     found = set()
     for group in by_corpus(runs).values():
-        least = min(run.scores["bits_per_byte"] for run in group)
-        found |= {run.name for run in group if len(group) > 1 and run.scores["bits_per_byte"] == least}
+        least = min(lossy.order(run.scores) for run in group)
+        found |= {run.name for run in group if len(group) > 1 and lossy.order(run.scores) == least and not least[0]}
     return found
 
 
 def bars(runs: list[Run], colours: dict[str, int]) -> list[dict]:
-    """Returns the bars of one corpus, least first: the runs and the two baselines."""
-    found = [{"label": run.name, "value": run.scores["bits_per_byte"], "colour": colours[run.name]} for run in runs]
+    """Returns the bars of one corpus, least first: the runs and the two baselines; scores of a lossy tokenizer last."""
+    found, last = [], []
+    for run in runs:
+        lost = lossy.warning(lossy.lost_share(run.scores))
+        label = f"{run.name}, {lost}" if lost else run.name
+        bar = {"label": label, "value": run.scores["bits_per_byte"], "colour": colours[run.name]}
+        (last if lost else found).append(bar)
     for key, label in BASELINES.items():
         # None: of ready tokens, which have no text
         for value in dict.fromkeys(run.scores[key] for run in runs if run.scores[key] is not None):
             found.append({"label": label, "value": value, "colour": None})
-    return sorted(found, key=lambda bar: bar["value"])
+    return [bar for group in (found, last) for bar in sorted(group, key=lambda bar: bar["value"])]
 
 
 def verdict(runs: list[Run]) -> str:
     """Returns the comparison with the baselines as a sentence, about the best run of a corpus."""
-    run = min(runs, key=lambda run: run.scores["bits_per_byte"])
+    run = min(runs, key=lambda run: lossy.order(run.scores))
+    if lost := lossy.warning(lossy.lost_share(run.scores)):
+        name = "Every run's" if len(runs) > 1 else f"{run.name}'s"
+        return f"{name} bits per byte are {lost}, and compare with no others."
     ours = run.scores["bits_per_byte"]
     known = {label: run.scores[key] for key, label in BASELINES.items() if run.scores[key] is not None}
     parts = [f"{compare(ours, theirs)} {label}" for label, theirs in known.items()]

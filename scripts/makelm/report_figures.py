@@ -1,6 +1,6 @@
 """A run's numbers to look at first."""
 
-from makelm import pages, samples_page
+from makelm import lossy, pages, samples_page
 from makelm.progress import score
 from makelm.report_runs import Run
 
@@ -15,7 +15,12 @@ def figures(run: Run) -> list[dict]:
     sources = [*scores.get("sources", {}).items(), *scores.get("sets", {}).items()]
     common, of_documents = contamination(run)
     found = [
-        ("bits per byte", score(scores["bits_per_byte"]), "", f"{scores['bytes']:,} bytes of validation documents"),
+        (
+            "bits per byte",
+            score(scores["bits_per_byte"]),
+            lossy.warning(lossy.lost_share(scores)),
+            f"{scores['bytes']:,} bytes of validation documents",
+        ),
         *[(f"of {name}", score(own["bits_per_byte"]), "", f"{own['bytes']:,} bytes") for name, own in sources],
         (
             "validation loss",

@@ -5,7 +5,7 @@ import io
 import json
 from typing import Any
 
-from makelm import report_tasks
+from makelm import lossy, report_tasks
 from makelm.report_runs import Run
 
 
@@ -67,8 +67,10 @@ def columns(names: list[str], entries: set[str], table: list[dict]) -> list[dict
         keys.append({"key": name, "label": label, "title": name, "kind": kind(name, table)})
     chosen = [{"key": "run", "label": "run", "title": "run", "kind": "name"}]
     chosen += [column for column in keys if column["key"] not in entries]
+    lossy_too = any(lossy.lost_share(row) for row in table)
     for key, label, sort in (
         ("bits_per_byte", "bits per byte", "score"),
+        *([("lost_share", "text lost", "share")] if lossy_too else []),
         ("validation_loss", "validation loss", "score"),
         ("train_loss", "train loss", "score"),
         ("perplexity", "perplexity", "score"),

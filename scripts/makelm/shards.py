@@ -72,6 +72,7 @@ class Folder:
 
     path: Path
     facts: list[dict]  # what encode_shard found out about each shard
+    files: dict[str, dict]  # name -> bytes and sha256, of all shards
 
     @property
     def vocab_size(self) -> int:
@@ -106,6 +107,13 @@ class Folder:
     def valid_bytes(self) -> int:
         """Returns the length of the validation text in UTF-8; an end-of-text token has none."""
         return self.total("valid", "bytes")
+
+    @property
+    def lost_share(self) -> float | None:
+        """Returns the share of the validation text that its tokens do not give back; None: of ready tokens."""
+        if any("lost_bytes" not in facts["valid"] for facts in self.facts):
+            return None
+        return self.total("valid", "lost_bytes") / max(self.valid_bytes, 1)
 
     def total(self, part: str, key: str) -> int:
         """Returns the sum over the shards of documents, bytes or tokens of a part."""
@@ -158,11 +166,13 @@ def open_folder(folder: Path, read_input: Callable[[str, Path], dict]) -> Folder
     Raises UserError where the shards do not belong together.
     """
 
-    def facts(number: int) -> dict:
-        return read_input(f"{number:05d}", folder / f"{number:05d}.json")["facts"]
+    def content(number: int) -> dict:
+        return read_input(f"{number:05d}", folder / f"{number:05d}.json")
 
-    first = facts(0)
-    every = [first, *(facts(number) for number in range(1, first["num_shards"]))]
+    contents = [content(0)]
+    first = contents[0]["facts"]
+    contents += map(content, range(1, first["num_shards"]))
+    every = [each["facts"] for each in contents]
     for number, other in enumerate(every):
         for key in ("tokenizer", "vocab_size", "begin_of_text", "end_of_text", "num_shards"):
             if other[key] != first[key]:
@@ -170,4 +180,4 @@ def open_folder(folder: Path, read_input: Callable[[str, Path], dict]) -> Folder
                     f"{folder}: shard {number:05d} has {key} {other[key]}, but shard 00000 has {first[key]};"
                     " run encode_shard again for all shards"
                 )
-    return Folder(folder, every)
+    return Folder(folder, every, {name: file for each in contents for name, file in each["files"].items()})

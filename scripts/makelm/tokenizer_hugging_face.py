@@ -86,7 +86,8 @@ class HuggingFace(FromFile):
         return ids
 
     def decode(self, ids) -> str:
-        return self.library.decode([int(token) for token in ids if token not in self.special_tokens.values()])
+        special = set(self.special_tokens.values())
+        return self.library.decode([int(token) for token in ids if token not in special])
 
 
 def make(content: bytes, begin_of_text: str | None, end_of_text: str | None, where: str) -> HuggingFace:

@@ -25,7 +25,11 @@ def verify(settings: Config, lock: str, results: Path, counts: Counts) -> Iterat
     for artifact in artifacts(settings, lock):
         path = results / artifact.manifest
         # data that all runs have used already is made again only where it is named
-        again = "make" if artifact.manifest in made_by_make else f"make ARGS={path}"
+        again = (
+            "make"
+            if artifact.manifest in made_by_make
+            else f"make ARGS={path}, followed by the same ARGS if there were any"
+        )
         try:
             found = manifest.read(path)
         except FileNotFoundError:

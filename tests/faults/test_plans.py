@@ -57,7 +57,7 @@ def test_the_step_for_tpus_has_splash_attention(tmp_path):
 @pytest.mark.skipif(util.find_spec("libtpu") is not None, reason="libtpu is installed")
 def test_a_topology_without_libtpu_says_how_to_do_better(tmp_path):
     code, said, found = plan(tmp_path, devices=256, topology="v3:16x8")
-    assert code == 0 and "pip install 'libtpu'" in said
+    assert code == 0 and "uv sync --locked --inexact --extra tpu" in said
     assert "an estimate" in found["method"]["temporary"]
 
 
@@ -87,5 +87,5 @@ def test_a_step_for_gpus_sorts_tokens_and_no_elements():
 @pytest.mark.skipif(gpus.plugin() is not None, reason="JAX's plugin for NVIDIA GPUs is installed")
 def test_gpus_without_the_plugin_are_an_estimate_and_keep_their_memory(tmp_path):
     code, said, found = plan(tmp_path, **BFLOAT16, devices=8, topology="h100:8")
-    assert code == 0 and "pip install 'jax[cuda13]'" in said and "may not fit" not in said
+    assert code == 0 and "uv sync --locked --inexact --extra cuda" in said and "may not fit" not in said
     assert "an estimate" in found["method"]["temporary"] and found["attention"] == "xla"

@@ -33,11 +33,16 @@ os.environ.setdefault(makelm_malloc.VARIABLE, makelm_malloc.TUNABLES)
 RAW = dict(config)
 # of keys that are too long for a command line; jobs of a cluster see it too, as all that Snakemake keeps
 LONG_KEYS = pathlib.Path(".snakemake/keys")
+NAMED_RUN = os.environ.get("MAKELM_RUN")  # by `make tokenizer`
 LOCK_FILE = os.path.relpath(os.path.join(workflow.basedir, "uv.lock"))
 with open(LOCK_FILE) as lock_file:
     LOCK = lock_file.read()
 
 try:
+    if workflow.is_main_process:
+        for path in workflow.configfiles:
+            # what Snakemake itself does not mind, such as a section that stands there twice
+            makelm_configfile.read(pathlib.Path(path))
     SETTINGS = makelm_configfile.load(RAW)
     SOURCES = makelm_source_files.of_corpora(SETTINGS)
     WEIGHTS = makelm_source_files.of_weights(SETTINGS)
@@ -45,6 +50,8 @@ try:
     PROMPTS = makelm_source_files.of_prompts(SETTINGS)
     TASKS = makelm_source_files.of_tasks(SETTINGS)
     makelm_cluster.check(SETTINGS)
+    if NAMED_RUN is not None:
+        makelm_configfile.known("RUN", "run", NAMED_RUN, SETTINGS.run)
     if workflow.is_main_process:
         makelm_cluster.check_start(SETTINGS, submits=workflow.resource_settings.nodes is not None)
     for stage in makelm_stages.STAGES:
@@ -59,9 +66,9 @@ if workflow.is_main_process and (wanted := os.environ.get(makelm_whole.UNTRUE)):
     untrue = dict(makelm_whole.untrue("results"))
     configured = makelm_artifacts.artifacts(SETTINGS, LOCK) if untrue else ()
     for place in sorted({f"results/{artifact.manifest}" for artifact in configured} & untrue.keys()):
-        print(f"{untrue[place]}; made again where it is needed", flush=True)
         if wanted == "forget":
             os.remove(place)
+        print(f"{untrue[place]}; made again where it is needed", flush=True)
 
 
 wildcard_constraints:

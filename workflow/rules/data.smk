@@ -131,6 +131,12 @@ rule train_tokenizer:
         " {resources.further}"
 
 
+rule tokenizer:
+    """The tokenizer of the run that MAKELM_RUN in the environment names; `make tokenizer RUN=...` sets it."""
+    input:
+        lambda wildcards: f"{tokenizer_folder(NAMED_RUN)}/manifest.json",
+
+
 rule encode_shard:
     """Writes one document shard as token ids."""
     input:

@@ -1,0 +1,34 @@
+"""What is said where a training has no checkpoint to go on from; tests/faults/test_going_on.py has those that go on."""
+
+from pathlib import Path
+
+import pytest
+from conftest import train
+
+from makelm import going_on, identities
+
+
+def said(folder: Path, schedule: str, theirs: int, ours: int) -> str:
+    """Returns the line of a training beside another one, which keeps its checkpoints of steps 20 and 30."""
+    settings = [train(steps=steps, schedule={"kind": schedule}) for steps in (ours, theirs)]
+    own, other = (identities.Identity({"train": each.model_dump()}, {}, "code") for each in settings)
+    for step in ("20", "30"):
+        (folder / other.name / step).mkdir(parents=True)
+    identities.write(folder / other.name, other)
+    lines = []
+    assert going_on.shorter(folder, own, settings[0], None, lines.append) is None
+    (line,) = lines
+    assert line.startswith(f"identity {other.name} is the same training of {theirs} steps, but ")
+    return line
+
+
+def test_fewer_steps_of_a_constant_schedule_begin_at_zero_for_want_of_a_checkpoint(tmp_path):
+    line = said(tmp_path, "constant", theirs=30, ours=15)
+    assert "its checkpoints begin at 20 and this one ends at 15: it begins at 0. train.keep_every keeps" in line
+    assert "learning rates" not in line
+
+
+@pytest.mark.parametrize("ours", [15, 60])
+def test_other_steps_of_a_decay_begin_at_zero_for_its_rates(tmp_path, ours):
+    line = said(tmp_path, "linear", theirs=30, ours=ours)
+    assert "its learning rates are others from step" in line and "on and its checkpoints begin at 20: this one" in line
