@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-INTERRUPTED = 75
+from makelm.errors import INTERRUPTED
 
 
 def listen() -> None:
