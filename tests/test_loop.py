@@ -5,7 +5,7 @@ import json
 import pytest
 from conftest import train
 
-from makelm import checkpoints, going_on, identities, loop, processes
+from makelm import checkpoints, loop, processes
 from makelm.errors import UserError
 
 
@@ -47,17 +47,3 @@ def test_bad_steps_are_left_out_until_twenty_come_in_a_row(tmp_path):
         skipping.check(row)
     with pytest.raises(UserError, match="the 20th bad step in a row"):
         skipping.check(LARGE)
-
-
-def test_a_longer_training_goes_on_from_the_last_step_with_its_own_learning_rates(monkeypatch, tmp_path):
-    own, other = (train(steps=steps, schedule={"decay_fraction": 0.5}) for steps in (60, 40))
-    last = going_on.same_until(own, other)
-    assert last == 22  # two of warmup, 19 at the full rate, and the first of the decay has it still
-    there = identities.Identity({"train": other.model_dump()}, {}, "code")
-    for step in (last - 2, last, last + 1):
-        (tmp_path / there.name / str(step)).mkdir(parents=True)
-    identities.write(tmp_path / there.name, there)
-    monkeypatch.setattr(checkpoints, "read_step", lambda folder, step, shapes: {"step": step})
-    wanted = identities.Identity({"train": own.model_dump()}, {}, "code")
-    origin = going_on.shorter(tmp_path, wanted, own, None, print)
-    assert (origin.step, origin.state) == (last, {"step": last})

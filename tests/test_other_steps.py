@@ -1,11 +1,11 @@
-"""What is said where a training has no checkpoint to go on from; tests/faults/test_going_on.py has those that go on."""
+"""Trainings of other steps: which checkpoint they go on from, or why none; tests/faults/test_going_on.py runs some."""
 
 from pathlib import Path
 
 import pytest
 from conftest import train
 
-from makelm import going_on, identities
+from makelm import checkpoints, going_on, identities
 
 
 def said(folder: Path, schedule: str, theirs: int, ours: int) -> str:
@@ -32,3 +32,17 @@ def test_fewer_steps_of_a_constant_schedule_begin_at_zero_for_want_of_a_checkpoi
 def test_other_steps_of_a_decay_begin_at_zero_for_its_rates(tmp_path, ours):
     line = said(tmp_path, "linear", theirs=30, ours=ours)
     assert "its learning rates are others from step" in line and "on and its checkpoints begin at 20: this one" in line
+
+
+def test_a_longer_training_goes_on_from_the_last_step_with_its_own_learning_rates(monkeypatch, tmp_path):
+    own, other = (train(steps=steps, schedule={"decay_fraction": 0.5}) for steps in (60, 40))
+    last = going_on.same_until(own, other)
+    assert last == 22  # two of warmup, 19 at the full rate, and the first of the decay has it still
+    there = identities.Identity({"train": other.model_dump()}, {}, "code")
+    for step in (last - 2, last, last + 1):
+        (tmp_path / there.name / str(step)).mkdir(parents=True)
+    identities.write(tmp_path / there.name, there)
+    monkeypatch.setattr(checkpoints, "read_step", lambda folder, step, shapes: {"step": step})
+    wanted = identities.Identity({"train": own.model_dump()}, {}, "code")
+    origin = going_on.shorter(tmp_path, wanted, own, None, print)
+    assert (origin.step, origin.state) == (last, {"step": last})
