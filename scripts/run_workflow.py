@@ -22,8 +22,7 @@ from typing import Any, TextIO
 import psutil
 
 from makelm import configfile, lossy, whole
-from makelm.cli import error_file
-from makelm.errors import DONE, FAILED, INTERRUPTED, USER, UserError
+from makelm.errors import DONE, FAILED, INTERRUPTED, USER, UserError, error_file
 from makelm.pages import visible
 from makelm.progress import clock, forgive, score
 

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from makelm import watching
-from makelm.errors import DONE, USER
+from makelm.errors import DONE, USER, error_file
 from makelm.progress import LOG_SECONDS
 from makelm.watching import FINISHED, RUNNING, STARTING, STOPPED, WAITING, State
 
@@ -109,7 +109,7 @@ def beside_results(folder: Path) -> Path:
 
 def reason(folder: Path) -> str:
     """Returns why the last training of this run ended, as far as it could say so."""
-    left = beside_results(folder) / "logs/train_model" / f"{folder.name}.error.json"
+    left = error_file(beside_results(folder) / "logs/train_model" / f"{folder.name}.log")
     try:
         return json.loads(left.read_text())["line"]
     except FileNotFoundError:

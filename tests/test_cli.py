@@ -167,6 +167,11 @@ def test_two_equal_runs_have_equal_contents(stage):
     assert manifest.read(stage.out / "manifest.json")["digest"] == first
 
 
+def test_a_key_that_stands_twice_on_the_command_line_is_named():
+    with pytest.raises(UserError, match=r"^--config:1: the key 'a' stands in line 1 already"):
+        cli.read_keys('{"a": 1, "a": 2}', "--config")
+
+
 @pytest.mark.parametrize("text", ["a\x7fb", "x\x9fy", "a\x85b", "a \u2028 b", "a\tb", "\ufeff", "1e5", "k" * 2000])
 def test_keys_are_read_as_the_json_they_are(text):
     keys = {text: [text]}

@@ -4,8 +4,9 @@ Linux takes up to 128 KiB for one word.
 """
 
 import hashlib
-import secrets
 from pathlib import Path
+
+from makelm import manifest
 
 LONGEST = 8 << 10  # bytes: a shell's whole command may be one word, with two such texts, and five signs for each quote
 
@@ -21,7 +22,5 @@ def word(text: str, folder: Path) -> str:
     path = folder / f"{hashlib.sha256(data).hexdigest()}.json"
     if not path.exists() or path.read_bytes() != data:
         folder.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{path.name}-{secrets.token_hex(4)}")  # several may write it at the same time
-        unfinished.write_bytes(data)
-        unfinished.replace(path)
+        manifest.replace_text(path, text, several=True)
     return str(path)

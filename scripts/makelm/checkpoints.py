@@ -13,7 +13,7 @@ from typing import Any, TextIO
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
 
-from makelm import manifest, processes
+from makelm import identities, manifest, processes
 from makelm.errors import Interrupted, UserError
 from makelm.seals import Seals
 
@@ -139,15 +139,15 @@ class Checkpoints:
             rows = path.read_text(encoding="utf-8").splitlines(keepends=True)
             kept = [row for row in rows if whole(row) and json.loads(row)["step"] <= steps]
             if kept != rows:
-                rewrite(path, kept)
+                manifest.replace_text(path, "".join(kept))
         if not self.metrics_path.exists():
             self.metrics_path.touch()
         rows = self.metrics_path.read_text(encoding="utf-8").splitlines(keepends=True)
         kept = rows[:steps]
         if len(kept) != steps or not all(map(whole, kept)):
             raise UserError(f"{self.metrics_path} does not reach step {steps}; remove its folder to start again")
-        if kept != rows:
-            rewrite(self.metrics_path, kept)
+        if kept != rows:  # without its metrics no checkpoint is of use
+            manifest.replace_text(self.metrics_path, "".join(kept))
 
     def wait(self) -> None:
         """Returns when what was started is on disk, and sealed."""
@@ -163,14 +163,6 @@ class Checkpoints:
         self.manager.close()
         if self.metrics is not None:
             self.metrics.close()
-
-
-def rewrite(path: Path, lines: list[str]) -> None:
-    """Replaces a file's lines. A kill meanwhile leaves the old ones: without its metrics no checkpoint is of use."""
-    unfinished = path.with_name(f".{path.name}")
-    unfinished.write_text("".join(lines), encoding="utf-8")
-    manifest.sync(unfinished)
-    unfinished.replace(path)
 
 
 def append(path: Path, row: dict) -> None:
@@ -219,9 +211,6 @@ def others(folder: Path, identity: str) -> list[str]:
     """Returns the identities beside this one that have a checkpoint; of a start that failed, a folder may be left."""
     if not folder.exists():
         return []
-    return sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name != identity and steps(path))
-
-
-def steps(folder: Path) -> list[int]:
-    """Returns the steps of which an identity's folder has a checkpoint: what is being written has another name."""
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal())
+    return sorted(
+        path.name for path in folder.iterdir() if path.is_dir() and path.name != identity and identities.steps(path)
+    )

@@ -25,10 +25,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from makelm import attempts, closure, configfile, locks, manifest, programs, stages
-from makelm.errors import DONE, FAILED, INTERRUPTED, USER, Interrupted, UserError
+from makelm.errors import DONE, FAILED, INTERRUPTED, USER, Interrupted, UserError, error_file, leave
 from makelm.progress import Progress, size
 
 LOCK_WAIT = 60.0  # seconds, where the configuration has no say
@@ -173,22 +171,12 @@ def read_keys(text: str, flag: str) -> dict:
     try:
         if text.endswith((".json", ".yaml", ".yml")):
             return configfile.read(Path(text))
-        keys = from_json_or_yaml(text)
+        keys = configfile.read_text(text, flag)
     except OSError as error:
         raise UserError(f"{flag}: cannot read {text}: {error.strerror}") from None
-    except yaml.YAMLError:
-        raise UserError(f"{flag}: neither JSON nor a file: {text[:80]}") from None
     if not isinstance(keys, dict):
         raise UserError(f"{flag}: expected a map of keys, got {text[:80]}")
     return keys
-
-
-def from_json_or_yaml(text: str) -> Any:
-    """Returns what a text says; JSON is no YAML: U+007F to U+009F mean themselves, and a key may be of any length."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return yaml.safe_load(text)
 
 
 def run(
@@ -288,17 +276,11 @@ def finish(progress: Progress, log: Path | None, line: str, code: int, inputs: s
         with suppress(OSError):  # a full disk or a closed terminal changes nothing of the exit code
             progress.complain(line)
             if log:
-                text = json.dumps({"stage": progress.label, "line": line, "exit_code": code, "inputs": inputs})
-                error_file(log).write_text(text + "\n")
+                leave(log, progress.label, line, code, inputs)
     sys.stdout.flush()
     sys.stderr.flush()
     # not sys.exit: threads of libraries must not keep a finished stage alive
     os._exit(code)
-
-
-def error_file(log: Path) -> Path:
-    """Returns where a failed stage leaves its line."""
-    return log.with_suffix(".error.json")
 
 
 def open_log(log: Path) -> None:

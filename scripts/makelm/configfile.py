@@ -64,23 +64,30 @@ def read(path: Path) -> dict:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise UserError(f"{path}:{line}: byte 0x{data[error.start]:02x} is no UTF-8; save the file as UTF-8") from None
-    try:
-        keys = json.loads(
-            text, object_pairs_hook=once
-        )  # first, as Snakemake does: YAML has no tabs between a map's keys
-    except Repeated:
-        keys = read_yaml(text.replace("\t", " "), path)  # which knows the line
-    except ValueError:
-        keys = read_yaml(text, path)
+    keys = read_text(text, path)
     if not isinstance(keys, dict):
         raise UserError(f"{path}:1: expected a map of keys, got {'nothing' if keys is None else repr(keys)[:60]}")
     return keys
 
 
-def read_yaml(text: str, path: Path) -> Any:
-    """Returns what YAML says. Raises UserError: one line, with the place in the file."""
+def parse_text(text: str) -> Any:
+    """Returns what a text says, as JSON or else as YAML. Raises yaml.YAMLError, or ValueError of an impossible date.
+
+    JSON first, as Snakemake does, since it is no YAML: tabs may stand between keys, which may be of any length, and
+    U+007F to U+009F mean themselves.
+    """
     try:
+        return json.loads(text, object_pairs_hook=once)
+    except Repeated:
+        return yaml.load(text.replace("\t", " "), Loader)  # which knows the line
+    except ValueError:
         return yaml.load(text, Loader)
+
+
+def read_text(text: str, path: Path | str) -> Any:
+    """Returns what a text says, of a file or of a flag. Raises UserError: one line, with the place."""
+    try:
+        return parse_text(text)
     except yaml.MarkedYAMLError as error:
         line, begun = error.problem_mark.line + 1, error.context_mark
         since = f" that begins in line {begun.line + 1}" if begun and begun.line + 1 != line else ""

@@ -3,7 +3,6 @@
 Asked for before all else, so this imports little.
 """
 
-import json
 import os
 import signal
 import sys
@@ -11,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from makelm.errors import INTERRUPTED
+from makelm.errors import INTERRUPTED, leave
 
 
 def listen() -> None:
@@ -25,8 +24,7 @@ def end(signum: int, frame: Any) -> None:
     line = f"stopped by {signal.Signals(signum).name}; run it again to go on"
     with suppress(OSError, ValueError, IndexError):  # no log
         log = Path(sys.argv[sys.argv.index("--log") + 1])
-        left = {"stage": Path(sys.argv[0]).stem, "line": line, "exit_code": INTERRUPTED, "inputs": None}
-        log.with_suffix(".error.json").write_text(json.dumps(left) + "\n")
+        leave(log, Path(sys.argv[0]).stem, line, INTERRUPTED, None)
     with suppress(OSError):
         os.write(sys.stderr.fileno(), f"{line}\n".encode())
     os._exit(INTERRUPTED)

@@ -1,5 +1,8 @@
 """How a program of makelm ends: its exit codes, and the two errors that are not a bug."""
 
+import json
+from pathlib import Path
+
 DONE = 0
 FAILED = 1  # a bug, or what nobody foresaw
 USER = 2  # the user must change something
@@ -15,6 +18,17 @@ class UserError(ValueError):
 
 class Interrupted(Exception):
     """The stage was told to stop; what it had done is saved. It ends with INTERRUPTED."""
+
+
+def error_file(log: Path) -> Path:
+    """Returns where a failed stage leaves its line."""
+    return log.with_suffix(".error.json")
+
+
+def leave(log: Path, stage: str, line: str, code: int, inputs: str | None) -> None:
+    """Leaves beside a stage's log how it ended, for whoever looks there; `inputs` is what attempts.inputs says."""
+    text = json.dumps({"stage": stage, "line": line, "exit_code": code, "inputs": inputs})
+    error_file(log).write_text(text + "\n")
 
 
 def first_line(error: BaseException) -> str:

@@ -1,6 +1,6 @@
 """Flash attention (Dao et al. 2022) by other people's kernels: cuDNN's on NVIDIA's GPUs, splash attention on TPUs.
 
-B batch, T position, S position attended to, N heads, K key/value heads, H head dim
+B batch, T position, N heads, K key/value heads, H head dim
 """
 
 from math import sqrt

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from makelm import checkpoints, config, nested
+from makelm import checkpoints, config, manifest, nested
 from makelm.errors import UserError
-from makelm.identities import Identity, differences, kind_of, read
+from makelm.identities import Identity, differences, kind_of, read, steps
 from makelm.optimizer import schedule
 from makelm.seals import Seals
 
@@ -33,7 +33,7 @@ class Origin:
 
 def whole_steps(folder: Path) -> Iterator[int]:
     """Yields the steps of which a folder has a checkpoint that is as it was written, the latest first."""
-    for step in reversed(checkpoints.steps(folder)):
+    for step in reversed(steps(folder)):
         if Seals(folder).broken(step) is None:
             yield step
 
@@ -118,7 +118,7 @@ def take_over(origin: Origin, saved: checkpoints.Checkpoints, validate_every: in
         if validate_every and row["step"] % validate_every:
             for name in [name for name in row if name.startswith("validation_loss")]:
                 del row[name]
-    checkpoints.rewrite(saved.metrics_path, [json.dumps(row) + "\n" for row in rows])
+    manifest.replace_text(saved.metrics_path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def write_origin(folder: Path, origin: Origin | None) -> None:

@@ -25,9 +25,7 @@ class Identity:
 
 def write(folder: Path, identity: Identity) -> None:
     """Leaves beside the checkpoints what they are of."""
-    unfinished = folder / f".{FILE}"
-    unfinished.write_text(json.dumps(asdict(identity), indent=1) + "\n")
-    unfinished.replace(folder / FILE)
+    manifest.replace_text(folder / FILE, json.dumps(asdict(identity), indent=1) + "\n")
 
 
 def read(folder: Path) -> Identity | None:
@@ -36,6 +34,11 @@ def read(folder: Path) -> Identity | None:
         return Identity(**json.loads((folder / FILE).read_text()))
     except (OSError, ValueError, TypeError):
         return None
+
+
+def steps(folder: Path) -> list[int]:
+    """Returns the steps of which a folder has a checkpoint, in order: what is being written has another name."""
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal() and path.is_dir())
 
 
 def differences(own: Identity, other: Identity) -> list[str]:

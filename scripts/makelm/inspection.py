@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from makelm import ancestry, documents, manifest, places, pretrained, shards, tensor_header, tokenizer
+from makelm import ancestry, documents, identities, manifest, places, pretrained, shards, tensor_header, tokenizer
 from makelm.ancestry import Node
 from makelm.errors import UserError
 
@@ -144,7 +144,7 @@ def identity(path: Path) -> dict:
     """Returns the complete steps of one identity, what is unfinished, and how large it is."""
     names = [each.name for each in path.iterdir() if each.is_dir()]
     return {
-        "steps": sorted(int(name) for name in names if name.isascii() and name.isdecimal()),
+        "steps": identities.steps(path),
         "unfinished": sorted(name for name in names if UNFINISHED in name),
         "bytes": sum(each.stat().st_size for each in path.rglob("*") if each.is_file()),
     }

@@ -8,6 +8,7 @@ and is in no digest. docs/formats.md is the specification.
 import hashlib
 import json
 import os
+import secrets
 import shutil
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
@@ -99,6 +100,18 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def replace_text(path: Path, text: str, several: bool = False) -> None:
+    """Gives a file another text at once: after a kill it has the old one or the new one.
+
+    `several` may do so at the same time: each then writes to a name of its own, of those that gc knows.
+    """
+    own = f".partial-{path.stem}-{secrets.token_hex(4)}" if several else f"{path.name}.partial"
+    unfinished = path.with_name(own)
+    unfinished.write_text(text, encoding="utf-8")
+    sync(unfinished)
+    unfinished.replace(path)
+
+
 def publish(staging: Path, out: Path, last: str) -> None:
     """Moves everything in staging to its final name in out; the file `last` (the manifest) at the end.
 
@@ -147,9 +160,7 @@ def write_list(out: Path, last: str, names: set[str]) -> None:
     path, text = list_path(out / last), json.dumps(sorted(names))
     if last != "manifest.json" or (path.exists() and path.read_text() == text):
         return
-    unfinished = path.with_name(f"{path.name}.partial")
-    unfinished.write_text(text)
-    unfinished.replace(path)
+    replace_text(path, text)
 
 
 def remove(out: Path, name: str) -> None:

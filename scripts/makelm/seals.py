@@ -8,7 +8,7 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
-from makelm import manifest
+from makelm import identities, manifest
 
 END = ".sha256.json"  # after a checkpoint's step
 
@@ -41,7 +41,7 @@ class Seals:
 
     def write_all(self) -> None:
         """Seals what has its final name and no seal, and removes seals of what is gone."""
-        there = {path.name for path in self.folder.iterdir() if path.name.isdecimal()}
+        there = set(map(str, identities.steps(self.folder)))
         for path in self.folder.glob(f"*{END}"):
             if path.name.removesuffix(END) not in there:
                 path.unlink(missing_ok=True)
@@ -50,9 +50,7 @@ class Seals:
             # one that Orbax is removing, or a full disk: it stays without
             with suppress(OSError):
                 if not path.exists():
-                    unfinished = path.with_suffix(".partial")
-                    unfinished.write_text(json.dumps(file_digests(self.folder / name), indent=1) + "\n")
-                    unfinished.replace(path)
+                    manifest.replace_text(path, json.dumps(file_digests(self.folder / name), indent=1) + "\n")
 
     def broken(self, step: int) -> str | None:
         """Returns what is wrong with a sealed checkpoint, or None; one without a seal is taken as it is."""

@@ -6,7 +6,6 @@ since is not read again.
 """
 
 import json
-import secrets
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -74,7 +73,5 @@ def read_record(folder: Path) -> dict[str, list]:
 
 def write_record(folder: Path, known: dict[str, list]) -> None:
     """Writes the record; of two at a time the last one stays, and what it lacks is read once more."""
-    unfinished = folder / f".partial-{Path(FILE).stem}-{secrets.token_hex(4)}"
     with suppress(OSError):  # a folder that cannot be written to: it is read each time
-        unfinished.write_text(json.dumps(known, indent=1) + "\n")
-        unfinished.replace(folder / FILE)
+        manifest.replace_text(folder / FILE, json.dumps(known, indent=1) + "\n", several=True)

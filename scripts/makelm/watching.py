@@ -80,9 +80,8 @@ def look_once(run: Path) -> State:
     alive = held(lock) or (is_elsewhere(lock) and now - max(last, lock.stat().st_mtime) < QUIET)
     found = numbers(folder)
     kind = STOPPED if not alive else RUNNING if found.get("step") else STARTING
-    checkpoint = max((path for path in folder.iterdir() if path.name.isdecimal()), key=step_of, default=None)
-    if checkpoint:
-        found |= {"saved": step_of(checkpoint), "saved_ago": now - checkpoint.stat().st_mtime}
+    if saved := identities.steps(folder)[-1:]:
+        found |= {"saved": saved[0], "saved_ago": now - (folder / str(saved[0])).stat().st_mtime}
     return State(kind, folder.name, quiet=now - last, **found)
 
 
@@ -149,10 +148,6 @@ def written(folder: Path) -> float:
     """Returns when an identity was written to, in seconds as of time.time()."""
     files = [path for path in (folder / "metrics.jsonl", folder / "timings.jsonl") if path.exists()]
     return max(path.stat().st_mtime for path in files or [folder])
-
-
-def step_of(checkpoint: Path) -> int:
-    return int(checkpoint.name)
 
 
 def held(lock: Path) -> bool:
