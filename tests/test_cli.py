@@ -181,7 +181,7 @@ def test_keys_are_read_as_the_json_they_are(text):
 def test_keys_may_be_yaml():
     assert cli.read_keys("{a: {b: 0.5, c: [x, null]}}", "--config") == {"a": {"b": 0.5, "c": ["x", None]}}
     for text in ("{a: ", "[1, 2]", "a\x7fb: 1"):
-        with pytest.raises(UserError, match="--config: "):
+        with pytest.raises(UserError, match=r"^--config:(1:)? "):
             cli.read_keys(text, "--config")
 
 
