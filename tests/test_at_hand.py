@@ -1,14 +1,28 @@
 """The devices at hand: which mesh they make, and what of the weights lies on each."""
 
 import numpy as np
+import pytest
 from conftest import random_parameters, shape
 
 from makelm import at_hand, config
+from makelm.meshes import AXES
 
 
-def test_a_mesh_that_does_not_fit_the_devices_is_one_of_a_single_device():
-    assert at_hand.make_mesh(config.Mesh(data=3, fsdp=1, tensor=1)).size == 1
-    assert at_hand.make_mesh(config.Mesh(data=2, fsdp=-1, tensor=1)).shape["fsdp"] == 4
+@pytest.mark.parametrize(
+    ("wanted", "on_eight"),
+    [
+        ((2, -1, 1), (2, 4, 1)),
+        ((3, 1, 1), (1, 1, 1)),
+        ((1, 16, 1), (1, 8, 1)),
+        ((1, 2, 16), (1, 1, 8)),
+        ((2, 6, 2), (2, 2, 2)),
+        ((3, -1, 4), (1, 1, 4)),
+        ((1, 12, 1), (1, 4, 1)),
+    ],
+)
+def test_a_larger_mesh_is_taken_as_far_as_devices_go(wanted, on_eight):
+    found = at_hand.make_mesh(config.Mesh(**dict(zip(AXES, wanted, strict=True))))
+    assert tuple(found.shape[axis] for axis in AXES) == on_eight
 
 
 def test_a_device_has_its_own_part_of_the_weights():

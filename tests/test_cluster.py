@@ -52,12 +52,29 @@ def test_a_single_process_has_all_of_its_cores():
 
 
 def test_stages_of_one_process_hear_the_end_of_their_job():
-    found = asked("sample_model", run__stdlib__hardware__devices=16, cluster__gpus="a100")
+    found = asked("sample_model", run__stdlib__hardware__devices=1, cluster__gpus="a100")
     assert found["launch"] == "exec srun --overlap -n1 -c4"
-    assert (found["gpu"], found["gpu_model"], found["runtime"]) == (1, "a100", 1440)
-    assert "nodes" not in found and "mpi" not in found
+    assert (found["nodes"], found["gpu"], found["gpu_model"], found["runtime"]) == (1, 1, "a100", 1440)
+    assert "mpi" not in found
     assert "gpu" not in asked("encode_shard", run__stdlib__hardware__devices=16)
     assert "gpu" not in asked(run__stdlib__hardware__devices=16, cluster__gpus="null")
+
+
+@pytest.mark.parametrize(
+    ("devices", "mesh", "gpus"),
+    [
+        (16, {}, 8),
+        (12, {}, 4),
+        (16, {"tensor": 4}, 8),
+        (16, {"fsdp": 1, "tensor": 16}, 8),
+        (4, {"data": 4, "fsdp": 1}, 4),
+    ],
+)
+def test_samples_and_scores_take_what_one_node_has_of_the_mesh(devices, mesh, gpus):
+    changes = {f"run__stdlib__mesh__{axis}": size for axis, size in mesh.items()}
+    for stage in ("sample_model", "evaluate_model", "evaluate_task"):
+        found = asked(stage, run__stdlib__hardware__devices=devices, **changes)
+        assert (found["nodes"], found["gpu"]) == (1, gpus)
 
 
 def test_a_later_attempt_is_told_so():

@@ -1,28 +1,28 @@
 """A trained model on the devices at hand: the mesh over them, and the weights laid out on it."""
 
 from collections.abc import Mapping
+from math import prod
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from makelm import config, sharding
+from makelm import config, meshes, sharding
 from makelm.errors import UserError
-from makelm.meshes import mesh_shape
 from makelm.model import Parameters
 
 
 def make_mesh(mesh: config.Mesh) -> Mesh:
-    """Returns a run's mesh over the devices at hand; of one device, where it does not fit so many.
+    """Returns a run's mesh over the devices at hand, or as much of it as they are enough for.
 
     A run that was trained on a cluster is scored and sampled wherever its weights have room.
     """
     devices = jax.local_devices()
     try:
-        mesh_shape(mesh, len(devices))
+        sizes = meshes.mesh_shape(mesh, len(devices))
     except UserError:
-        devices, mesh = devices[:1], config.Mesh(data=1, fsdp=1, tensor=1)
-    return sharding.make_mesh(mesh, devices)
+        sizes = meshes.share({axis: max(size, 1) for axis, size in mesh}, len(devices))
+    return sharding.make_mesh(config.Mesh(**sizes), devices[: prod(sizes.values())])
 
 
 def place(parameters: Mapping[str, np.ndarray], mesh: Mesh) -> Parameters:

@@ -39,6 +39,7 @@ class Layout:
     nodes: int
     devices: int
     processes: int
+    mesh: dict[str, int]  # how many devices lie along each axis
 
 
 def check(settings: Config) -> None:
@@ -59,7 +60,7 @@ def layout(cluster: Cluster, name: str, run: Run) -> Layout:
             )
         devices = 1
     try:
-        meshes.mesh_shape(run.mesh, devices)
+        mesh = meshes.mesh_shape(run.mesh, devices)
     except UserError as error:
         raise UserError(f"run.{name}.{error}") from None
     nodes = -(-devices // cluster.devices_per_node)
@@ -73,7 +74,7 @@ def layout(cluster: Cluster, name: str, run: Run) -> Layout:
         raise UserError(
             f"run.{name}.hardware.devices: {devices} do not divide over {nodes} nodes of {cluster.devices_per_node}"
         )
-    return Layout(nodes, devices, devices if cluster.process_per == "device" else nodes)
+    return Layout(nodes, devices, devices if cluster.process_per == "device" else nodes, mesh)
 
 
 def keys(settings: Config) -> tuple[str, ...]:
@@ -99,12 +100,17 @@ def request(settings: Config, stage: str, run: str | None, cores: int, attempt: 
         "mem_mb": round(1000 * queue.memory_gb),
         "slurm_extra": queue.extra,
     }
-    if stage in ACCELERATED and cluster.gpus:
-        asked |= {"gpu": 1, "tasks_per_gpu": 0, "gpu_model": None if cluster.gpus == "any" else cluster.gpus}
+    if stage not in ACCELERATED:
+        return asked
+    machines = layout(cluster, run, settings.run[run])
     if stage == TRAINING:
-        asked |= training(cluster, layout(cluster, run, settings.run[run]), cores)
+        asked |= training(cluster, machines, cores)
         asked["further"] = f"--launcher slurm-{cluster.process_per} {further}".strip()
-        asked["gpu"] = asked["gpu"] and layout(cluster, run, settings.run[run]).devices
+    if cluster.gpus:
+        kind = None if cluster.gpus == "any" else cluster.gpus
+        asked |= {"gpu": machines.devices, "tasks_per_gpu": 0, "gpu_model": kind}
+        if stage != TRAINING:  # a single process, so what one node has of the run's mesh
+            asked |= {"nodes": 1, "gpu": prod(meshes.share(machines.mesh, cluster.devices_per_node).values())}
     return asked
 
 

@@ -7,12 +7,15 @@ import json
 import os
 import shutil
 import subprocess
+from contextlib import suppress
 
 import numpy as np
+import psutil
 import pytest
 import slurm
 from checkout import ENVIRONMENT, TINY, Checkout, copy_checkout
-from submitting import processor_seconds, submit
+from slurm import runs_on, wait_until
+from submitting import end, processor_seconds, start, submit
 from training_stage import rows
 
 from makelm import stages
@@ -24,6 +27,7 @@ if "MAKELM_CLUSTER" not in os.environ:
 NO_JOBS = ("write_report", "download_weights", "download_task", "evaluate_task")
 ONE = "run.tiny.hardware.devices=1 run.tiny.cores=2"
 TWO = "run.tiny.hardware.devices=2 run.tiny.mesh.fsdp=2 run.tiny.cores=1"
+SCORES = "results/evaluate_model/tiny/scores.json"
 # how the two devices of a training lie on nodes -> where its processes are
 LAYOUTS = {
     "cluster.devices_per_node=1": {"n1", "n2"},  # a process on each of two nodes
@@ -143,6 +147,27 @@ def test_several_processes_train_as_one_does(submitted, two_devices, tmp_path, l
     log = (tmp_path / "copy/logs/train_model/tiny.log").read_text()
     assert "--launcher" in log and "on 2 x cpu" in log
     assert (tmp_path / "copy/logs/train_model/tiny.1.log").exists()
+
+
+def gpus_of(program):
+    """Returns the GPUs that Slurm leaves to a program, as it tells CUDA; None where it does not run."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if f"scripts/{program}.py" in process.cmdline()[1:2] and runs_on(process):
+                return process.environ().get("CUDA_VISIBLE_DEVICES")
+    return None
+
+
+def test_scores_have_all_devices_of_a_node_that_their_mesh_takes(submitted, tmp_path):
+    shutil.copytree(submitted.folder, tmp_path / "copy")
+    (tmp_path / "copy/results/evaluate_model/tiny/scores.json").unlink()
+    process, seen = start(tmp_path / "copy", SCORES, "--config", f"set={TWO}"), set()
+    try:
+        wait_until(lambda: seen.add(gpus_of("evaluate_model")) or process.poll() is not None, 120)
+    finally:
+        end(process)
+    assert process.returncode == 0 and seen - {None} == {"0,1"}
+    assert len(slurm.expanded(slurm.jobs("evaluate_model")[-1][2])) == 1
 
 
 def test_the_generic_profile_trains_the_same(submitted, two_devices, tmp_path):
