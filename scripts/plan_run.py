@@ -13,7 +13,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from makelm import cli, device_peaks, devices, planning, sharding, tokenizer, training
+from makelm import cli, device_peaks, devices, planning, sharding, tokenizer, training, unused_gpus
 from makelm.progress import clock, size
 
 UTILIZATION = 0.4  # of a large matmul's rate or a device's peak, what training reaches, about
@@ -29,6 +29,8 @@ def plan_run(job: cli.Job) -> None:
     """Writes the plan of a run."""
     vocab_size, settings = vocabulary(job), job.config
     target = devices.find(settings.hardware, job.say)
+    if target.how == "here" and (lost := unused_gpus.advice(target.devices[0].platform)):
+        job.say(lost)
     mesh = sharding.make_mesh(settings.mesh, target.devices)
     compute = settings.compute
     if target.how == "simulated":  # CPUs, simulated ones too, have no such kernel

@@ -37,6 +37,7 @@ from makelm import (
     shards,
     sources,
     training,
+    unused_gpus,
     validation,
     warm_start,
     weights,
@@ -111,6 +112,8 @@ def train(job: cli.Job) -> None:
     sharding.check_devices(job.config.hardware, jax.devices())
     mesh = sharding.make_mesh(job.config.mesh, jax.devices())
     trainer = training.make_trainer(shape, settings, job.config.compute, data.vocab_size, data.end_of_text, mesh)
+    if lost := unused_gpus.advice(jax.default_backend()):
+        job.say(lost)
     begin = beginning(job, trainer, data)
     if processes.leads():
         shard_checks.check(job, data.folders.values(), ("train", "valid"))

@@ -57,6 +57,7 @@ PLUMBING = frozenset(
         "tracking",
         "tracking_tensorboard",
         "tracking_wandb",
+        "unused_gpus",
     }
 )
 
