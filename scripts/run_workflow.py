@@ -22,7 +22,7 @@ from typing import Any, TextIO
 import psutil
 
 from makelm import configfile, lossy, whole
-from makelm.errors import DONE, FAILED, INTERRUPTED, USER, UserError, error_file
+from makelm.errors import DONE, FAILED, INTERRUPTED, USER, UserError, left
 from makelm.pages import visible
 from makelm.progress import clock, forgive, score
 
@@ -292,9 +292,8 @@ def failed_stages(words: str) -> list[dict[str, Any]]:
     """Returns what the stages that failed in this run left behind: stage, line, exit code and log."""
     failures = []
     for log in dict.fromkeys(re.findall(r"^Error in rule \w+:\n(?:    .*\n)*?    log: (\S+)", words, re.MULTILINE)):
-        left = error_file(Path(log))
-        if left.exists():
-            failures.append({**json.loads(left.read_text()), "log": log})
+        if found := left(Path(log)):
+            failures.append({**found, "log": log})
     return failures
 
 

@@ -230,6 +230,14 @@ def test_a_later_attempt_does_not_try_in_vain(stage):
     assert stage.run(*log, "--attempt", "2").returncode == 0, "another end than 2 is no reason"
 
 
+@pytest.mark.parametrize("damage", ["", '{"stage": "toy", "li'])
+def test_what_a_full_disk_left_of_the_line_is_no_verdict_on_a_later_attempt(stage, damage):
+    log = ("--log", str(stage.log))
+    assert stage.run(*log, "--act", "user").returncode == 2
+    stage.log.with_suffix(".error.json").write_text(damage)
+    assert stage.run(*log, "--attempt", "2").returncode == 0
+
+
 @pytest.mark.parametrize("word", ["tokens", "mine=tokens", "rate=0.5=tokens"])
 def test_what_is_read_of_several_folders_decides_about_a_later_attempt_too(tmp_path, monkeypatch, word):
     monkeypatch.chdir(tmp_path)
@@ -241,7 +249,10 @@ def test_what_is_read_of_several_folders_decides_about_a_later_attempt_too(tmp_p
     (tmp_path / "more.json").write_text("{}")  # what is beside them is not read
     assert attempts.inputs("train_model", args) == before
     (folder / "00000.json").write_text('{"other": 1}')
-    assert attempts.inputs("train_model", args) != before
+    changed = attempts.inputs("train_model", args)
+    assert changed != before
+    (folder / "gone.json").symlink_to("nowhere")  # what cannot be read keeps nobody from saying so
+    assert attempts.inputs("train_model", args) == changed
 
 
 def test_a_file_where_the_folder_should_be_is_one_line(stage):

@@ -168,7 +168,10 @@ def test_once_says_how_things_are_and_changes_nothing(training, once, tmp_path, 
     code, text = once()
     assert code == 0 and text.startswith("[small] stopped: it was killed")
     (tmp_path / "logs/train_model").mkdir(parents=True)
-    (tmp_path / "logs/train_model/small.error.json").write_text('{"line": "the loss is nan at step 7"}')
+    error_file = tmp_path / "logs/train_model/small.error.json"
+    error_file.touch()  # by a full disk
+    assert once()[1].startswith("[small] stopped: it was killed")
+    error_file.write_text('{"line": "the loss is nan at step 7"}')
     assert "stopped: the loss is nan at step 7; 120/200 steps" in once()[1]
     monkeypatch.chdir("/")
     assert "stopped: the loss is nan" in once("small", "--results", str(tmp_path / "results"))[1]

@@ -358,6 +358,14 @@ def test_a_stage_that_was_killed_says_by_what(tmp_path, monkeypatch, capsys, nam
         assert capsys.readouterr().err == "interrupted; run make again to go on\n"
 
 
+def test_a_stage_whose_line_was_lost_to_a_full_disk_shows_the_end_of_snakemakes_log(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(run_workflow, "LOG", tmp_path / "log.txt")
+    (tmp_path / "stage.error.json").touch()
+    run_workflow.LOG.write_text(f"Error in rule train_model:\n    log: {tmp_path}/stage.log (check log file)\n")
+    assert run_workflow.closing_words(1, 2.0, with_summary=False) == 1
+    assert capsys.readouterr().err.startswith("Error in rule train_model:")
+
+
 def test_a_stage_that_cannot_start_shows_why(scratch):
     with scratch.edited("scripts/sample_model.py", r"(?m)^import ", "raise SystemError('at once')\n\\g<0>"):
         done = scratch.make()

@@ -204,7 +204,7 @@ def run(
 
     number = getattr(args, "process", 0)  # of several that do one stage together, the first writes
     log = numbered(args.log, number)
-    before = attempts.verdict(error_file(log), stage, args) if log else None
+    before = attempts.verdict(log, stage, args) if log else None
     frame(label(stage, args), log, make, number > 0, lambda: attempts.inputs(stage, args))
 
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 DONE = 0
 FAILED = 1  # a bug, or what nobody foresaw
@@ -29,6 +30,14 @@ def leave(log: Path, stage: str, line: str, code: int, inputs: str | None) -> No
     """Leaves beside a stage's log how it ended, for whoever looks there; `inputs` is what attempts.inputs says."""
     text = json.dumps({"stage": stage, "line": line, "exit_code": code, "inputs": inputs})
     error_file(log).write_text(text + "\n")
+
+
+def left(log: Path) -> dict[str, Any] | None:
+    """Returns what a stage left beside its log; None: it left nothing, or only a part of it, as on a full disk."""
+    try:
+        return json.loads(error_file(log).read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def first_line(error: BaseException) -> str:
