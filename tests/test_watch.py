@@ -146,6 +146,13 @@ def test_the_kinds_of_state_follow_each_other(training):
     assert (kind(), watching.look(training.run).identity) == (watching.STARTING, "bbbb")
 
 
+def test_a_training_whose_summary_is_gone_is_to_be_made_again(training):
+    training.begin().make(1, 200)
+    training.publish()
+    (training.run / "summary.json").unlink()
+    assert watching.look(training.run).kind == watching.STOPPED
+
+
 def test_another_machine_counts_as_working_while_it_writes(training):
     training.begin().make(1, 20)
     other = {**locks.MACHINE, "host": f"{locks.MACHINE['host']}0", "pid": 1}  # node1 watches, node10 trains
