@@ -148,7 +148,7 @@ def override(raw: dict, text: str) -> None:
         place = section(raw, parents, f"set: {path}")
         try:
             place[last] = yaml.load(value, Loader)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError) as error:  # ValueError: of what looks like a date and is none
             raise UserError(f"config: set: {path}: cannot read {value!r}") from error
 
 
