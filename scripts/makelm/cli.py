@@ -68,7 +68,7 @@ class Job:
             found = manifest.read(path)
         except FileNotFoundError:
             raise UserError(f"{path} is missing; run the stage that makes it") from None
-        except (ValueError, KeyError, AttributeError):
+        except ValueError:
             raise UserError(f"{path} is damaged; remove it and run the stage that makes it") from None
         self.inputs[name] = found["digest"]
         content = found["content"]

@@ -190,7 +190,7 @@ def read(path: Path) -> dict:
     """Reads a manifest. Raises UserError where it is damaged."""
     try:
         return manifest.read(path)
-    except (ValueError, KeyError, AttributeError, TypeError):
+    except ValueError:
         raise UserError(f"{path} is damaged; remove it and run make") from None
 
 
