@@ -55,8 +55,7 @@ def work(job):
         job.stops_itself = True
     if job.args.flag:
         job.args.flag.touch()
-        while job.args.flag.exists() and not job.stopping.is_set():
-            time.sleep(0.01)
+        read_data(job)
     if job.stopping.is_set():
         (job.out / "saved").touch()
         raise Interrupted("saved; run it again to go on")
@@ -67,6 +66,14 @@ def work(job):
     print("a library prints")
     os.write(1, b"native code prints\\n")
     job.publish({"letters": job.config.toy.letters})
+
+
+def read_data(job):
+    try:
+        while job.args.flag.exists() and not job.stopping.is_set():
+            time.sleep(0.01)
+    except Exception as error:  # as libraries do
+        raise UserError(f"the data cannot be read: {error}") from error
 
 
 def act(name):

@@ -17,8 +17,11 @@ class UserError(ValueError):
     """
 
 
-class Interrupted(Exception):
-    """The stage was told to stop; what it had done is saved. It ends with INTERRUPTED."""
+class Interrupted(BaseException):
+    """The stage was told to stop; what it had done is saved. It ends with INTERRUPTED.
+
+    As a KeyboardInterrupt it is no Exception: no library takes it for something that went wrong in its own work.
+    """
 
 
 def error_file(log: Path) -> Path:
