@@ -245,10 +245,18 @@ def test_what_a_full_disk_left_of_the_line_is_no_verdict_on_a_later_attempt(stag
     assert stage.run(*log, "--attempt", "2").returncode == 0
 
 
-@pytest.mark.parametrize("word", ["tokens", "mine=tokens", "rate=0.5=tokens"])
-def test_what_is_read_of_several_folders_decides_about_a_later_attempt_too(tmp_path, monkeypatch, word):
+@pytest.mark.parametrize(
+    ("word", "name"),
+    [
+        ("tokens", "tokens"),
+        ("mine=tokens", "tokens"),
+        ("mine=clean=tokens", "tokens"),
+        ("rate=0.5=tokens", "rate=0.5=tokens"),
+    ],
+)
+def test_what_is_read_of_several_folders_decides_about_a_later_attempt_too(tmp_path, monkeypatch, word, name):
     monkeypatch.chdir(tmp_path)
-    folder = tmp_path / word.partition("=")[2] if word.startswith("mine=") else tmp_path / word
+    folder = tmp_path / name
     folder.mkdir()
     (folder / "00000.json").write_text("{}")
     args = Namespace(config="{}", execution="{}", set=["a.b=c"], shards=[word], out=tmp_path, attempt=2)

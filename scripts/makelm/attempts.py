@@ -30,8 +30,9 @@ def folders(args: Namespace) -> Iterator[Path]:
         if isinstance(value, Path) and key != "out":
             yield value
         elif isinstance(value, list) and key != "set":
-            yield from map(Path, value)
-            yield from (Path(word.partition("=")[2]) for word in value if "=" in word)
+            # both NAME and FOLDER may have = in them
+            for parts in (word.split("=") for word in value):
+                yield from (Path("=".join(parts[first:])) for first in range(len(parts)))
 
 
 def verdict(log: Path, stage: str, args: Namespace) -> str | None:
