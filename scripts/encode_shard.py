@@ -27,7 +27,8 @@ def manifest_name(args: argparse.Namespace) -> str:
     return f"{args.shard:05d}.json"
 
 
-def work(job: cli.Job) -> None:
+def encode_shard(job: cli.Job) -> None:
+    """Writes the token ids of one shard."""
     corpus = job.read_input("corpus", job.args.corpus / "manifest.json")
     job.read_input("tokenizer", job.args.tokenizer / "manifest.json")
     num_shards = corpus["facts"]["num_shards"]
@@ -81,4 +82,4 @@ def encode(job: cli.Job, found: Tokenizer, encode_batch: EncodeBatch, part: str,
 
 
 if __name__ == "__main__":
-    cli.run("encode_shard", __doc__, add_arguments, work, manifest_name)
+    cli.run("encode_shard", __doc__, encode_shard, add_arguments, manifest_name)

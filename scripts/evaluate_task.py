@@ -65,4 +65,4 @@ def shown(metric: dict) -> str:
 
 
 if __name__ == "__main__":
-    cli.run("evaluate_task", __doc__, add_arguments, evaluate_task)
+    cli.run("evaluate_task", __doc__, evaluate_task, add_arguments)

@@ -148,4 +148,4 @@ if __name__ == "__main__":
     # a person who gives neither is told of --run
     if "--run" in flags or not flags & {"--config", "--out", "--help", "-h"}:
         sys.exit(interactive.main(sys.argv[1:]))
-    cli.run("sample_model", __doc__, add_arguments, sample_model)
+    cli.run("sample_model", __doc__, sample_model, add_arguments)

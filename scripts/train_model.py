@@ -312,4 +312,4 @@ def describe_devices() -> str:
 
 
 if __name__ == "__main__":
-    cli.run("train_model", __doc__, add_arguments, train_model)
+    cli.run("train_model", __doc__, train_model, add_arguments)

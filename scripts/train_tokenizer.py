@@ -20,7 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--corpus", type=Path, help="a folder that download_corpus made; for kinds that are learned")
 
 
-def work(job: cli.Job) -> None:
+def train_tokenizer(job: cli.Job) -> None:
+    """Writes the tokenizer that the configuration names, learned or found."""
     settings = job.config.tokenizer
     if isinstance(settings, LEARNED):
         if job.args.corpus is None:
@@ -78,4 +79,4 @@ def sample(document: documents.Document, share: float) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    cli.run("train_tokenizer", __doc__, add_arguments, work)
+    cli.run("train_tokenizer", __doc__, train_tokenizer, add_arguments)

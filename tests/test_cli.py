@@ -88,7 +88,7 @@ def act(name):
 
 
 if __name__ == "__main__":
-    cli.run("toy", __doc__, add_arguments, work)
+    cli.run("toy", __doc__, work, add_arguments)
 '''
 
 

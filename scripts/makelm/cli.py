@@ -182,11 +182,14 @@ def read_keys(text: str, flag: str) -> dict:
 def run(
     stage: str,
     text: str,
-    add_arguments: Callable[[argparse.ArgumentParser], None],
     work: Callable[[Job], None],
+    add_arguments: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
     manifest_name: Callable[[argparse.Namespace], str] = lambda args: "manifest.json",
 ) -> None:
-    """Runs a stage from its command line and ends the process with its exit code."""
+    """Runs a stage from its command line and ends the process with its exit code.
+
+    `text` is the script's docstring; `add_arguments` adds what the stage has beside the arguments of all.
+    """
     arguments = parser(stage, text)
     add_arguments(arguments)
     args = arguments.parse_args()
