@@ -177,7 +177,7 @@ def begin_from_others(job: cli.Job, trainer: training.Trainer, data: Sources) ->
     """Returns the beginning with weights in the layout of Hugging Face."""
     folder, shapes = job.args.start, trainer.state_shapes["parameters"]
     content = job.read_input("start", folder / "manifest.json")
-    source = hugging_face.open_folder(folder)
+    source = hugging_face.Folder(folder)
     source.check(job.config.model, data.vocab_size)
 
     def begin(saved: checkpoints.Checkpoints) -> tuple[int, dict]:

@@ -32,17 +32,7 @@ def train_tokenizer(job: cli.Job) -> None:
     found.save(job.staging)
     longest = max(found.tokens, key=len).decode(errors="replace")
     job.say(f"{found.kind}: {found.vocab_size:,} tokens, the longest {longest[:40]!r}")
-    job.publish(
-        {
-            "kind": found.kind,
-            "file": found.FILE,
-            "vocab_size": found.vocab_size,
-            "begin_of_text": found.begin_of_text,
-            "end_of_text": found.end_of_text,
-            "tokenizer": found.digest,
-            "revision": revision,
-        }
-    )
+    job.publish({"kind": found.kind, "file": found.FILE, **found.facts(), "revision": revision})
 
 
 def learned(job: cli.Job) -> Tokenizer:

@@ -117,7 +117,7 @@ def overlaps(index: Index, documents: list[Document]) -> Iterator[tuple[float, n
 
 def shares(index: Index, seen: Seen, documents: Iterable[Document]) -> dict:
     """Returns how much of the indexed documents was seen in training documents, as a manifest holds it."""
-    short, everything, per_document, found = 0, [], [], 0
+    short, everything, found = 0, [], 0
     for batch in batches(documents, BATCH):
         found_N, counts, unsampled = ngrams(batch, index.halvings)
         _, places = index.find(found_N)

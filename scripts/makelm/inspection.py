@@ -136,8 +136,8 @@ def model_folder(path: Path) -> dict:
 
 def checkpoints(path: Path) -> dict:
     """Returns the identities in a folder of checkpoints, or in one identity's, with their complete steps."""
-    identities = sorted(path.iterdir()) if path.name == "checkpoints" else [path]
-    return {"identities": {each.name: identity(each) for each in identities if each.is_dir()}}
+    folders = sorted(path.iterdir()) if path.name == "checkpoints" else [path]
+    return {"identities": {each.name: identity(each) for each in folders if each.is_dir()}}
 
 
 def identity(path: Path) -> dict:
