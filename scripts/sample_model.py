@@ -29,6 +29,7 @@ from makelm import (
     tokenizer,
     weights,
 )
+from makelm.config_asking import Sample
 from makelm.generate import Options, Written
 from makelm.model import Skeleton
 from makelm.prompts import Prompt
@@ -64,7 +65,7 @@ def sample_model(job: cli.Job) -> None:
     publish(job, samples, engine.speed)
 
 
-def options_of(settings, seed: int) -> Options:
+def options_of(settings: Sample, seed: int) -> Options:
     """Returns how one sample is written."""
     chosen = settings.model_dump(exclude={"prompts", "samples_per_prompt", "language", "seed", "stop"})
     return Options(**chosen, seed=seed % 2**32, stop=tuple(settings.stop))

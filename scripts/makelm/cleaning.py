@@ -5,7 +5,7 @@ Every step is counted: documents and bytes that came in and went out, and why do
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache, partial
 
 import numpy as np
@@ -116,7 +116,7 @@ def byte_length(text: str) -> int:
 # ---- repair
 
 
-def repairer(how: str):
+def repairer(how: str) -> Callable[[str], str]:
     """Returns what ftfy makes of a text: `repair` undoes what damaged it, `all` straightens quotes and the like too."""
     import ftfy  # only those who choose it depend on its version
 
