@@ -45,6 +45,7 @@ def taken(ids: list[int], stop: tuple[str, ...], every: int) -> tuple[list[str],
         ([0, 0, 1, 0], ("ab",), "a", [0]),  # what looked like a beginning was none
         ([0, 1, 0, 1], ("abc", "aba"), "", []),
         ([2, 3], ("bc", "abc"), "", []),  # both end at once: the longer
+        ([3, 2], ("cab", "a"), "c", [3]),  # both within a token: the one that ends first, though it begins later
         ([2, 0, 1], ("abb", "aba"), "", []),
         ([2, 2], ("abb",), "abab", [2, 2]),  # only a beginning at the end
         ([5, 6, 4, 0], (), "éa", [5, 6, 4, 0]),
