@@ -38,6 +38,7 @@ ENVIRONMENT_ERRORS = {
     errno.EROFS: "the file system is read-only; choose a folder that can be written",
     errno.ENOTDIR: "a folder is expected, but a file of that name is in the way",
     errno.EEXIST: "a folder is expected, but a file of that name is in the way",
+    errno.EMFILE: "more files would be open than this machine allows (ulimit -Hn); raise that or lower corpus.shards",
     errno.EFBIG: "the file may not grow that large here (see ulimit -f)",
 }
 
