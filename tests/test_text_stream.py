@@ -70,6 +70,10 @@ def test_pieces_hold_no_half_character_and_no_beginning_of_a_stop_string():
     assert taken([0, 1, 0, 3, 0], ("abc",), 1)[0] == ["", "", "ab", "ac", "", "a"]
 
 
+def test_a_token_of_whole_characters_is_given_at_once():
+    assert TokenTexts(TOKENS).take([2, 3], "abc") == ["ab", "c"]
+
+
 def test_a_character_of_several_tokens_is_the_last_ones_however_they_come():
     for every in (1, 2, 9):
         assert taken([0, 5, 6, 8, 9, 2, 5], (), every)[2] == ["a", "", "é", "", "😀", "ab", "\ufffd"]
