@@ -96,7 +96,7 @@ def write_shards(job: cli.Job, source: corpus.Source, scratch: Path) -> tuple[di
 def watched(read: Iterable[documents.Document], bar: Bar) -> Iterator[documents.Document]:
     """Yields documents as they are read, and shows how far that is."""
     for document in read:
-        bar.advance(cleaning.byte_length(document.text))
+        bar.advance(documents.byte_length(document.text))
         yield document
 
 

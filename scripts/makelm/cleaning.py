@@ -12,9 +12,8 @@ import numpy as np
 
 from makelm import pool, words
 from makelm.config_corpus import Clean
-from makelm.documents import Document, batches
+from makelm.documents import BATCH, Document, batches, byte_length
 
-BATCH = 1 << 20  # characters that a process gets at a time
 DUPLICATE_NGRAM = 5  # words, the shortest of those that Gopher's rules count (Rae et al. 2021)
 TOP_NGRAM = 2
 
@@ -107,10 +106,6 @@ def clean_batch(clean: Clean, documents: list[Document]) -> tuple[list[Document]
     """Returns the documents that stay, and what was counted."""
     cleaner = Cleaner(clean)
     return list(cleaner.clean(documents)), cleaner.steps
-
-
-def byte_length(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode())
 
 
 # ---- repair
