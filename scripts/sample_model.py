@@ -7,6 +7,7 @@ that once; `--run X --help` has its options. Nothing is kept of it.
 """
 
 import ast
+import importlib
 import json
 import sys
 import warnings
@@ -20,7 +21,6 @@ from makelm import (
     at_hand,
     cli,
     generate,
-    interactive,
     manifest,
     prompts,
     samples_page,
@@ -148,5 +148,6 @@ if __name__ == "__main__":
     flags = {word.partition("=")[0] for word in sys.argv[1:]}
     # a person who gives neither is told of --run
     if "--run" in flags or not flags & {"--config", "--out", "--help", "-h"}:
-        sys.exit(interactive.main(sys.argv[1:]))
+        # by name, since samples are the same whatever is changed there
+        sys.exit(importlib.import_module("makelm.interactive").main(sys.argv[1:]))
     cli.run("sample_model", __doc__, sample_model, add_arguments)
