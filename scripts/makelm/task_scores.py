@@ -1,4 +1,4 @@
-"""A model's scores on a task of lm-eval, of which it is asked single pieces: it makes the requests and counts."""
+"""A model's scores on a task: lm-eval makes the requests and counts, makelm answers."""
 
 import hashlib
 import json
