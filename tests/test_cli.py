@@ -81,7 +81,7 @@ def act(name):
         raise UserError("toy.letters: choose other letters")
     if name == "bug":
         raise KeyError("oops")
-    if name in ("ENOSPC", "ENOTDIR", "EMFILE"):
+    if name in ("ENOSPC", "ENOTDIR", "EMFILE", "EACCES"):
         raise OSError(getattr(errno, name), "no", "results/x")
     if name == "memory":
         raise OSError(errno.EIO, "the disk is broken")
@@ -198,6 +198,7 @@ def test_keys_may_be_yaml():
         (("--act", "user"), 2, "[toy out] toy.letters: choose other letters"),
         (("--act", "ENOSPC"), 2, "[toy out] results/x: no space left on the device; free some and run it again"),
         (("--act", "ENOTDIR"), 2, "[toy out] results/x: a folder is expected, but a file of that name is in the way"),
+        (("--act", "EACCES"), 2, "[toy out] results/x: permission denied; make it readable, or its folder writable"),
         (("--act", "EMFILE"), 2, "[toy out] results/x: more files would be open than this machine allows (ulimit"),
         (("--set", "toy.letters=0"), 2, "[toy out] toy: toy.letters: input should be greater than or equal to 1"),
         (("--set", "toy.leters=1"), 2, "[toy out] toy: toy: unknown key 'leters'; did you mean 'letters'?"),

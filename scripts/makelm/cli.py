@@ -33,7 +33,7 @@ LOCK_WAIT = 60.0  # seconds, where the configuration has no say
 ENVIRONMENT_ERRORS = {
     errno.ENOSPC: "no space left on the device; free some and run it again",
     errno.EDQUOT: "the disk quota is used up; free some and run it again",
-    errno.EACCES: "permission denied; make the folder writable",
+    errno.EACCES: "permission denied; make it readable, or its folder writable",
     errno.EPERM: "not permitted; make the folder writable",
     errno.EROFS: "the file system is read-only; choose a folder that can be written",
     errno.ENOTDIR: "a folder is expected, but a file of that name is in the way",
