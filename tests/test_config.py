@@ -448,6 +448,11 @@ def test_two_points_of_one_name_are_refused(values):
     assert "run.a.grid: two runs would be called a-stop=" in refusal(raw)
 
 
+def test_a_run_that_is_named_twice_is_one():
+    raw = with_runs(a={"base": "stdlib", "grid": {"train.seed": [1, 2]}})
+    assert configfile.load(raw | {"runs": ["a-seed=2", "a", "stdlib", "a"]}).runs == ["a-seed=2", "a-seed=1", "stdlib"]
+
+
 def test_a_point_that_has_the_name_of_a_run_is_refused():
     raw = with_runs(**{"a": {"base": "stdlib", "grid": {"train.seed": [1]}}, "a-seed=1": {"base": "stdlib"}})
     assert "run.a.grid: two runs would be called a-seed=1" in refusal(raw)
