@@ -47,7 +47,7 @@ def learned(job: cli.Job) -> Tokenizer:
         def texts() -> Iterator[str]:
             for document in documents.read_in_order(job.args.corpus, "train", facts["num_shards"]):
                 yield from sample(document, share)
-                bar.advance(len(document.text.encode()))
+                bar.advance(documents.byte_length(document.text))
 
         return vocabulary.train(job.config.tokenizer, texts())
 

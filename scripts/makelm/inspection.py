@@ -96,7 +96,7 @@ def document_shard(path: Path) -> dict:
     ids, count, size = [], 0, 0
     for document in documents.read(path):
         count += 1
-        size += len(document.text.encode())
+        size += documents.byte_length(document.text)
         if len(ids) < FIRST_DOCUMENTS:
             ids.append(document.id)
     return {"documents": count, "text_bytes": size, "bytes": path.stat().st_size, "first_ids": ids}
