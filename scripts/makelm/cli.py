@@ -18,8 +18,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -202,7 +202,7 @@ def run(
         programs.keep(args.cores)
         job = Job(stage, args, progress, manifest_name(args))
         listen(job)
-        with Writer(job) if number == 0 else nullcontext():
+        with writing(job) if number == 0 else nullcontext():
             work(job)
         return ""
 
@@ -337,24 +337,20 @@ def partial_prefix(manifest_name: str) -> str:
     return f".partial-{Path(manifest_name).stem}-"
 
 
-class Writer:
-    """The one writer of an artifact: its lock, and a fresh staging folder."""
-
-    def __init__(self, job: Job):
-        self.job = job
-
-    def __enter__(self) -> None:
-        job = self.job
-        patience = job.config.train.lock_wait if job.stage == "train_model" else LOCK_WAIT
-        job.lock.acquire(patience if job.args.lock_wait is None else job.args.lock_wait)
-        # the lock is held, so whoever left these is dead, or will notice that it no longer has it
-        for left in job.out.glob(f"{partial_prefix(job.manifest_name)}*"):
-            shutil.rmtree(left)
-        job.staging.mkdir()
-
-    def __exit__(self, *_: Any) -> None:
-        line = self.job.lock.lost()
-        shutil.rmtree(self.job.staging, ignore_errors=True)
-        self.job.lock.release()
+@contextmanager
+def writing(job: Job) -> Iterator[None]:
+    """Makes this process the one writer of its artifact: with the lock, and a fresh staging folder."""
+    patience = job.config.train.lock_wait if job.stage == "train_model" else LOCK_WAIT
+    job.lock.acquire(patience if job.args.lock_wait is None else job.args.lock_wait)
+    # the lock is held, so whoever left these is dead, or will notice that it no longer has it
+    for left in job.out.glob(f"{partial_prefix(job.manifest_name)}*"):
+        shutil.rmtree(left)
+    job.staging.mkdir()
+    try:
+        yield
+    finally:
+        line = job.lock.lost()
+        shutil.rmtree(job.staging, ignore_errors=True)
+        job.lock.release()
         if line:  # in place of what went wrong because of it
             raise Interrupted(line)
