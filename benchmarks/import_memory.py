@@ -67,7 +67,7 @@ def place(model: config.Model, folder: Path) -> dict[str, jax.Array]:
         name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding.parameter_sharding(mesh, name, leaf.shape))
         for name, leaf in shapes(model, VOCABULARY).items()
     }
-    source = hugging_face.open_folder(folder)
+    source = hugging_face.Folder(folder)
     source.check(model, VOCABULARY)
     return warm_start.place(source.parameter, wanted)
 

@@ -6,7 +6,6 @@ Of token files it writes train-<shard>.bin and valid-<shard>.bin, which are link
 What it downloads stands in .download until all is there, so that the next run goes on.
 """
 
-import argparse
 import itertools
 import platform
 import shutil
@@ -19,11 +18,8 @@ from makelm.errors import UserError
 from makelm.progress import Bar
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """This stage reads no other stage's folder."""
-
-
-def work(job: cli.Job) -> None:
+def download_corpus(job: cli.Job) -> None:
+    """Gathers the documents or the token files of a corpus."""
     facts = gather_tokens(job) if job.config.corpus.source == "tokens" else gather_text(job)
     job.publish(facts)
     shutil.rmtree(job.out / fetching.FOLDER, ignore_errors=True)
@@ -100,7 +96,7 @@ def write_shards(job: cli.Job, source: corpus.Source, scratch: Path) -> tuple[di
 def watched(read: Iterable[documents.Document], bar: Bar) -> Iterator[documents.Document]:
     """Yields documents as they are read, and shows how far that is."""
     for document in read:
-        bar.advance(cleaning.byte_length(document.text))
+        bar.advance(documents.byte_length(document.text))
         yield document
 
 
@@ -145,4 +141,4 @@ def check_parts(settings: Split, facts: dict) -> None:
 
 
 if __name__ == "__main__":
-    cli.run("download_corpus", __doc__, add_arguments, work)
+    cli.run("download_corpus", __doc__, download_corpus)

@@ -4,18 +4,14 @@ Reads a task that comes with lm-eval, whose data are on the hub (HF_HOME, HF_HUB
 this machine. Writes task/ (the YAML and the Python beside it), data/<split>.parquet and manifest.json.
 """
 
-import argparse
 import tempfile
 from pathlib import Path
 
 from makelm import cli, tasks
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """This stage reads no other stage's folder."""
-
-
-def work(job: cli.Job) -> None:
+def download_task(job: cli.Job) -> None:
+    """Brings a task's questions here."""
     tasks.check_installed()
     with tempfile.TemporaryDirectory() as scratch:
         facts = tasks.bring(job.config.task, job.staging, Path(scratch))
@@ -25,4 +21,4 @@ def work(job: cli.Job) -> None:
 
 
 if __name__ == "__main__":
-    cli.run("download_task", __doc__, add_arguments, work)
+    cli.run("download_task", __doc__, download_task)

@@ -4,16 +4,11 @@ Reads a folder of this machine, or a model of the hub by way of its cache (HF_HO
 Writes config.json, *.safetensors with their index, the tokenizer's files if there are, and manifest.json.
 """
 
-import argparse
-
 from makelm import cli, links, pretrained
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """This stage reads no other stage's folder."""
-
-
-def work(job: cli.Job) -> None:
+def download_weights(job: cli.Job) -> None:
+    """Brings other people's weights here."""
     entry = job.config.weights
     source = pretrained.open_source(entry, job.progress)
     facts = pretrained.describe(source.folder)
@@ -25,4 +20,4 @@ def work(job: cli.Job) -> None:
 
 
 if __name__ == "__main__":
-    cli.run("download_weights", __doc__, add_arguments, work)
+    cli.run("download_weights", __doc__, download_weights)

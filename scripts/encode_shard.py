@@ -27,7 +27,8 @@ def manifest_name(args: argparse.Namespace) -> str:
     return f"{args.shard:05d}.json"
 
 
-def work(job: cli.Job) -> None:
+def encode_shard(job: cli.Job) -> None:
+    """Writes the token ids of one shard."""
     corpus = job.read_input("corpus", job.args.corpus / "manifest.json")
     job.read_input("tokenizer", job.args.tokenizer / "manifest.json")
     num_shards = corpus["facts"]["num_shards"]
@@ -40,11 +41,7 @@ def work(job: cli.Job) -> None:
         manifest.check_file(job.args.corpus, corpus, documents.shard_name(part, job.args.shard))
     found = tokenizer.load(job.args.tokenizer)
     encode_batch = encoder(found, job.config.encoder).encode_batch
-    facts = {
-        "shard": job.args.shard,
-        "num_shards": num_shards,
-        **found.facts(),
-    }
+    facts = {"shard": job.args.shard, "num_shards": num_shards, **found.facts()}
     share = sum(corpus["facts"][part]["bytes"] for part in documents.PARTS) // num_shards
     with job.progress.track(share, "B") as bar:
         facts |= {part: encode(job, found, encode_batch, part, bar) for part in documents.PARTS}
@@ -69,7 +66,7 @@ def encode(job: cli.Job, found: Tokenizer, encode_batch: EncodeBatch, part: str,
     compare = part == "valid"
     counts = {"documents": 0, "bytes": 0} | ({"lost_bytes": 0} if compare else {})
     texts = documents.read_parts(job.args.corpus / documents.shard_name(part, job.args.shard))
-    with shards.Writer(job.staging / f"{part}-{job.args.shard:05d}.bin", found.vocab_size) as writer:
+    with shards.Writer(job.staging / shards.shard_name(part, job.args.shard), found.vocab_size) as writer:
         for done in encoding.encode(found, texts, job.args.cores, encode_batch, compare):
             writer.write(done.ids)
             counts["documents"] += done.documents
@@ -81,4 +78,4 @@ def encode(job: cli.Job, found: Tokenizer, encode_batch: EncodeBatch, part: str,
 
 
 if __name__ == "__main__":
-    cli.run("encode_shard", __doc__, add_arguments, work, manifest_name)
+    cli.run("encode_shard", __doc__, encode_shard, add_arguments, manifest_name)

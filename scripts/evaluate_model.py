@@ -125,4 +125,4 @@ def in_short(scores: dict, beside: str = "") -> str:
 
 
 if __name__ == "__main__":
-    cli.run("evaluate_model", __doc__, add_arguments, evaluate_model)
+    cli.run("evaluate_model", __doc__, evaluate_model, add_arguments)

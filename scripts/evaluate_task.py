@@ -9,7 +9,18 @@ import tempfile
 from argparse import ArgumentParser
 from pathlib import Path
 
-from makelm import at_hand, cli, manifest, scoring, sources, task_contamination, tasks, tokenizer, weights
+from makelm import (
+    at_hand,
+    cli,
+    manifest,
+    scoring,
+    sources,
+    task_contamination,
+    task_scores,
+    tasks,
+    tokenizer,
+    weights,
+)
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -36,11 +47,11 @@ def evaluate_task(job: cli.Job) -> None:
     weights.check_tokenizer(trained, encoding.digest, str(job.args.tokenizer))
     with tempfile.TemporaryDirectory() as scratch:
         task = tasks.open_brought(job.args.task, brought["facts"], Path(scratch))
-        questions = tasks.questions(task, job.config.task.limit)
+        questions = task_scores.questions(task, job.config.task.limit)
         facts = {path: content["facts"] for path, content in corpora.items()}
         common = task_contamination.measure(questions, facts, Path(scratch), job.args.cores, job.progress)
         model = TaskModel(scoring.Scorer(trained, at_hand.make_mesh(job.config.mesh)), encoding)
-        scores, answers = tasks.ask(task, model, job.config.task)
+        scores, answers = task_scores.ask(task, model, job.config.task)
     scores |= {"contamination": common}
     (job.staging / "scores.json").write_text(json.dumps(scores, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     if job.config.task.logprobs:
@@ -65,4 +76,4 @@ def shown(metric: dict) -> str:
 
 
 if __name__ == "__main__":
-    cli.run("evaluate_task", __doc__, add_arguments, evaluate_task)
+    cli.run("evaluate_task", __doc__, evaluate_task, add_arguments)

@@ -74,4 +74,4 @@ def write_json(job: cli.Job, name: str, content: dict) -> None:
 
 
 if __name__ == "__main__":
-    cli.run("export_model", __doc__, add_arguments, export_model)
+    cli.run("export_model", __doc__, export_model, add_arguments)

@@ -92,4 +92,4 @@ def matmul_flops() -> float:
 
 
 if __name__ == "__main__":
-    cli.run("plan_run", __doc__, add_arguments, plan_run)
+    cli.run("plan_run", __doc__, plan_run, add_arguments)

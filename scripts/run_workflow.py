@@ -22,7 +22,7 @@ from typing import Any, TextIO
 import psutil
 
 from makelm import configfile, lossy, whole
-from makelm.errors import DONE, FAILED, INTERRUPTED, USER, UserError, error_file
+from makelm.errors import DONE, FAILED, INTERRUPTED, USER, UserError, error_file, left
 from makelm.pages import visible
 from makelm.progress import clock, forgive, score
 
@@ -258,7 +258,8 @@ def closing_words(code: int, seconds: float, with_summary: bool) -> int:
             print(f"done in {clock(seconds)}")
             print_summary(with_sample=True)
         return DONE
-    failures = sorted(failed_stages(words), key=lambda failure: failure["exit_code"] == INTERRUPTED)
+    failed = failed_stages(words, begun=time.time() - seconds)
+    failures = sorted(failed, key=lambda failure: failure["exit_code"] == INTERRUPTED)
     # killed where nothing listened yet: while the stage's Python starts
     early = not failures and set(re.findall(KILLED, words)) & {"SIGINT", "SIGTERM"}
     if stops or early or (failures and all(failure["exit_code"] == INTERRUPTED for failure in failures)):
@@ -288,13 +289,16 @@ def in_the_way(words: str) -> str:
     return f"{path} is in the way: a {'folder' if path.is_file() else 'file'} of that name is expected; remove it"
 
 
-def failed_stages(words: str) -> list[dict[str, Any]]:
-    """Returns what the stages that failed in this run left behind: stage, line, exit code and log."""
+def failed_stages(words: str, begun: float) -> list[dict[str, Any]]:
+    """Returns what the stages that failed in this run left behind: stage, line, exit code and log.
+
+    One that died before it had its log left nothing; what lies there then is older than `begun`, by time.time().
+    """
     failures = []
     for log in dict.fromkeys(re.findall(r"^Error in rule \w+:\n(?:    .*\n)*?    log: (\S+)", words, re.MULTILINE)):
-        left = error_file(Path(log))
-        if left.exists():
-            failures.append({**json.loads(left.read_text()), "log": log})
+        found = left(Path(log))
+        if found and error_file(Path(log)).stat().st_mtime >= begun:
+            failures.append({**found, "log": log})
     return failures
 
 

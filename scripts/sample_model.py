@@ -7,6 +7,7 @@ that once; `--run X --help` has its options. Nothing is kept of it.
 """
 
 import ast
+import importlib
 import json
 import sys
 import warnings
@@ -20,7 +21,6 @@ from makelm import (
     at_hand,
     cli,
     generate,
-    interactive,
     manifest,
     prompts,
     samples_page,
@@ -29,6 +29,7 @@ from makelm import (
     tokenizer,
     weights,
 )
+from makelm.config_asking import Sample
 from makelm.generate import Options, Written
 from makelm.model import Skeleton
 from makelm.prompts import Prompt
@@ -64,7 +65,7 @@ def sample_model(job: cli.Job) -> None:
     publish(job, samples, engine.speed)
 
 
-def options_of(settings, seed: int) -> Options:
+def options_of(settings: Sample, seed: int) -> Options:
     """Returns how one sample is written."""
     chosen = settings.model_dump(exclude={"prompts", "samples_per_prompt", "language", "seed", "stop"})
     return Options(**chosen, seed=seed % 2**32, stop=tuple(settings.stop))
@@ -147,5 +148,6 @@ if __name__ == "__main__":
     flags = {word.partition("=")[0] for word in sys.argv[1:]}
     # a person who gives neither is told of --run
     if "--run" in flags or not flags & {"--config", "--out", "--help", "-h"}:
-        sys.exit(interactive.main(sys.argv[1:]))
-    cli.run("sample_model", __doc__, add_arguments, sample_model)
+        # by name, since samples are the same whatever is changed there
+        sys.exit(importlib.import_module("makelm.interactive").main(sys.argv[1:]))
+    cli.run("sample_model", __doc__, sample_model, add_arguments)

@@ -180,7 +180,7 @@ def begin_from_others(job: cli.Job, trainer: training.Trainer, data: Sources) ->
     """Returns the beginning with weights in the layout of Hugging Face."""
     folder, shapes = job.args.start, trainer.state_shapes["parameters"]
     content = job.read_input("start", folder / "manifest.json")
-    source = hugging_face.open_folder(folder)
+    source = hugging_face.Folder(folder)
     source.check(job.config.model, data.vocab_size)
 
     def begin(saved: checkpoints.Checkpoints) -> tuple[int, dict]:
@@ -315,4 +315,4 @@ def describe_devices() -> str:
 
 
 if __name__ == "__main__":
-    cli.run("train_model", __doc__, add_arguments, train_model)
+    cli.run("train_model", __doc__, train_model, add_arguments)

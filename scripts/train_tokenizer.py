@@ -20,7 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--corpus", type=Path, help="a folder that download_corpus made; for kinds that are learned")
 
 
-def work(job: cli.Job) -> None:
+def train_tokenizer(job: cli.Job) -> None:
+    """Writes the tokenizer that the configuration names, learned or found."""
     settings = job.config.tokenizer
     if isinstance(settings, LEARNED):
         if job.args.corpus is None:
@@ -31,17 +32,7 @@ def work(job: cli.Job) -> None:
     found.save(job.staging)
     longest = max(found.tokens, key=len).decode(errors="replace")
     job.say(f"{found.kind}: {found.vocab_size:,} tokens, the longest {longest[:40]!r}")
-    job.publish(
-        {
-            "kind": found.kind,
-            "file": found.FILE,
-            "vocab_size": found.vocab_size,
-            "begin_of_text": found.begin_of_text,
-            "end_of_text": found.end_of_text,
-            "tokenizer": found.digest,
-            "revision": revision,
-        }
-    )
+    job.publish({"kind": found.kind, "file": found.FILE, **found.facts(), "revision": revision})
 
 
 def learned(job: cli.Job) -> Tokenizer:
@@ -56,7 +47,7 @@ def learned(job: cli.Job) -> Tokenizer:
         def texts() -> Iterator[str]:
             for document in documents.read_in_order(job.args.corpus, "train", facts["num_shards"]):
                 yield from sample(document, share)
-                bar.advance(len(document.text.encode()))
+                bar.advance(documents.byte_length(document.text))
 
         return vocabulary.train(job.config.tokenizer, texts())
 
@@ -78,4 +69,4 @@ def sample(document: documents.Document, share: float) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    cli.run("train_tokenizer", __doc__, add_arguments, work)
+    cli.run("train_tokenizer", __doc__, train_tokenizer, add_arguments)

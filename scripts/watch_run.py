@@ -6,7 +6,6 @@ with 2 where there is no training.
 """
 
 import argparse
-import json
 import os
 import shutil
 import sys
@@ -14,7 +13,7 @@ import time
 from pathlib import Path
 
 from makelm import watching
-from makelm.errors import DONE, USER, error_file
+from makelm.errors import DONE, USER, left
 from makelm.progress import LOG_SECONDS
 from makelm.watching import FINISHED, RUNNING, STARTING, STOPPED, WAITING, State
 
@@ -109,11 +108,8 @@ def beside_results(folder: Path) -> Path:
 
 def reason(folder: Path) -> str:
     """Returns why the last training of this run ended, as far as it could say so."""
-    left = error_file(beside_results(folder) / "logs/train_model" / f"{folder.name}.log")
-    try:
-        return json.loads(left.read_text())["line"]
-    except FileNotFoundError:
-        return "it was killed; the same command goes on from the last checkpoint"
+    found = left(beside_results(folder) / "logs/train_model" / f"{folder.name}.log")
+    return found["line"] if found else "it was killed; the same command goes on from the last checkpoint"
 
 
 if __name__ == "__main__":

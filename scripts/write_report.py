@@ -16,7 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--results", type=Path, required=True, help="the folder that holds the stages' folders")
 
 
-def work(job: cli.Job) -> None:
+def write_report(job: cli.Job) -> None:
+    """Writes the page and the table of all runs."""
     names = {run: job.config.tasks[run] for run in job.config.runs}
     runs = report_runs.read_runs(job.args.results, names, job.read_input)
     written = datetime.fromtimestamp(job.started, UTC).strftime("%d %B %Y, %H:%M UTC")
@@ -26,4 +27,4 @@ def work(job: cli.Job) -> None:
 
 
 if __name__ == "__main__":
-    cli.run("write_report", __doc__, add_arguments, work)
+    cli.run("write_report", __doc__, write_report, add_arguments)

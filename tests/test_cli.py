@@ -55,8 +55,7 @@ def work(job):
         job.stops_itself = True
     if job.args.flag:
         job.args.flag.touch()
-        while job.args.flag.exists() and not job.stopping.is_set():
-            time.sleep(0.01)
+        read_data(job)
     if job.stopping.is_set():
         (job.out / "saved").touch()
         raise Interrupted("saved; run it again to go on")
@@ -69,19 +68,27 @@ def work(job):
     job.publish({"letters": job.config.toy.letters})
 
 
+def read_data(job):
+    try:
+        while job.args.flag.exists() and not job.stopping.is_set():
+            time.sleep(0.01)
+    except Exception as error:  # as libraries do
+        raise UserError(f"the data cannot be read: {error}") from error
+
+
 def act(name):
     if name == "user":
         raise UserError("toy.letters: choose other letters")
     if name == "bug":
         raise KeyError("oops")
-    if name in ("ENOSPC", "ENOTDIR"):
+    if name in ("ENOSPC", "ENOTDIR", "EMFILE", "EACCES"):
         raise OSError(getattr(errno, name), "no", "results/x")
     if name == "memory":
         raise OSError(errno.EIO, "the disk is broken")
 
 
 if __name__ == "__main__":
-    cli.run("toy", __doc__, add_arguments, work)
+    cli.run("toy", __doc__, work, add_arguments)
 '''
 
 
@@ -191,6 +198,8 @@ def test_keys_may_be_yaml():
         (("--act", "user"), 2, "[toy out] toy.letters: choose other letters"),
         (("--act", "ENOSPC"), 2, "[toy out] results/x: no space left on the device; free some and run it again"),
         (("--act", "ENOTDIR"), 2, "[toy out] results/x: a folder is expected, but a file of that name is in the way"),
+        (("--act", "EACCES"), 2, "[toy out] results/x: permission denied; make it readable, or its folder writable"),
+        (("--act", "EMFILE"), 2, "[toy out] results/x: more files would be open than this machine allows (ulimit"),
         (("--set", "toy.letters=0"), 2, "[toy out] toy: toy.letters: input should be greater than or equal to 1"),
         (("--set", "toy.leters=1"), 2, "[toy out] toy: toy: unknown key 'leters'; did you mean 'letters'?"),
         (("--cores", "0"), 2, "[toy out] --cores must be 1 or more, got 0"),
@@ -230,10 +239,26 @@ def test_a_later_attempt_does_not_try_in_vain(stage):
     assert stage.run(*log, "--attempt", "2").returncode == 0, "another end than 2 is no reason"
 
 
-@pytest.mark.parametrize("word", ["tokens", "mine=tokens", "rate=0.5=tokens"])
-def test_what_is_read_of_several_folders_decides_about_a_later_attempt_too(tmp_path, monkeypatch, word):
+@pytest.mark.parametrize("damage", ["", '{"stage": "toy", "li'])
+def test_what_a_full_disk_left_of_the_line_is_no_verdict_on_a_later_attempt(stage, damage):
+    log = ("--log", str(stage.log))
+    assert stage.run(*log, "--act", "user").returncode == 2
+    stage.log.with_suffix(".error.json").write_text(damage)
+    assert stage.run(*log, "--attempt", "2").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("word", "name"),
+    [
+        ("tokens", "tokens"),
+        ("mine=tokens", "tokens"),
+        ("mine=clean=tokens", "tokens"),
+        ("rate=0.5=tokens", "rate=0.5=tokens"),
+    ],
+)
+def test_what_is_read_of_several_folders_decides_about_a_later_attempt_too(tmp_path, monkeypatch, word, name):
     monkeypatch.chdir(tmp_path)
-    folder = tmp_path / word.partition("=")[2] if word.startswith("mine=") else tmp_path / word
+    folder = tmp_path / name
     folder.mkdir()
     (folder / "00000.json").write_text("{}")
     args = Namespace(config="{}", execution="{}", set=["a.b=c"], shards=[word], out=tmp_path, attempt=2)
@@ -241,7 +266,10 @@ def test_what_is_read_of_several_folders_decides_about_a_later_attempt_too(tmp_p
     (tmp_path / "more.json").write_text("{}")  # what is beside them is not read
     assert attempts.inputs("train_model", args) == before
     (folder / "00000.json").write_text('{"other": 1}')
-    assert attempts.inputs("train_model", args) != before
+    changed = attempts.inputs("train_model", args)
+    assert changed != before
+    (folder / "gone.json").symlink_to("nowhere")  # what cannot be read keeps nobody from saying so
+    assert attempts.inputs("train_model", args) == changed
 
 
 def test_a_file_where_the_folder_should_be_is_one_line(stage):

@@ -68,6 +68,10 @@ def test_an_edited_module_changes_the_digest_of_the_stages_that_import_it(script
     assert changed == {"sample_model", "evaluate_task"}
 
 
+def test_to_talk_to_a_model_is_no_part_of_its_samples():
+    assert "interactive" not in {path.stem for path in closure.closure("sample_model").files}
+
+
 def test_an_edited_template_changes_the_digest(scripts):
     before = closure.closure("write_report").digest()
     template = next(path for path in closure.closure("write_report").files if path.suffix == ".j2")

@@ -88,6 +88,11 @@ def test_a_key_that_stands_twice_drops_nothing_unsaid(tmp_path, text, where):
         configfile.override({}, "a.b='{x: 1, x: 2}'")
 
 
+def test_what_looks_like_a_date_and_is_none_is_one_line():
+    with pytest.raises(UserError, match=r"set: a\.b: cannot read '2026-13-01'$"):
+        configfile.override({}, "a.b=2026-13-01")
+
+
 def test_what_a_merge_of_yaml_brings_may_be_said_again(tmp_path):
     path = tmp_path / "a.yaml"
     path.write_text("run:\n  a: &a {x: &b {z: 1, y: 2}}\n  b: {<<: *a, x: {<<: *b, y: 3}}\nc: {<<: *b, z: 4}\n")
@@ -130,6 +135,7 @@ def test_the_default_is_valid_and_values_have_their_types():
         ("corpus.mine", URL | {"text_key": 3}, "corpus.mine.text_key: input should be a column's name, or {columns"),
         ("corpus.mine", URL | {"text_key": {"columns": []}}, "corpus.mine.text_key.columns: list should have at least"),
         ("corpus.mine", READY | {"train": ["b.bin"]}, "corpus.mine: b.bin is named twice in train and valid"),
+        ("corpus.mine", READY | {"train": ["a_{10..08}.bin", "z.bin"]}, "corpus.mine.train: {10..08} counts down"),
         (
             "corpus.mine",
             READY | {"sha256": {"c.bin": SUM}},
@@ -440,6 +446,11 @@ def test_points_over_lists_and_maps_have_names():
 def test_two_points_of_one_name_are_refused(values):
     raw = with_runs(a={"base": "stdlib", "grid": {"sample.stop": values}})
     assert "run.a.grid: two runs would be called a-stop=" in refusal(raw)
+
+
+def test_a_run_that_is_named_twice_is_one():
+    raw = with_runs(a={"base": "stdlib", "grid": {"train.seed": [1, 2]}})
+    assert configfile.load(raw | {"runs": ["a-seed=2", "a", "stdlib", "a"]}).runs == ["a-seed=2", "a-seed=1", "stdlib"]
 
 
 def test_a_point_that_has_the_name_of_a_run_is_refused():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from test_words import plain_words
 
-from makelm import contamination, sifting
+from makelm import contamination
 from makelm.contamination import Seen, build, overlaps, shares
 from makelm.deduplication import CONTAMINATED, KEPT
 from makelm.documents import Document, PartWriter, shard_name
@@ -116,4 +116,4 @@ def test_a_document_of_just_the_share_that_may_be_stays(tmp_path):
         writer.write(half[0])
     for most, fate in ((0.5, KEPT), (0.49, CONTAMINATED), (None, KEPT)):
         task = (tmp_path / shard_name("train", 0), np.full(1, KEPT, np.uint8))
-        assert sifting.examine(tmp_path / "index", most, task).fates.tolist() == [fate]
+        assert contamination.examine(tmp_path / "index", most, task).fates.tolist() == [fate]

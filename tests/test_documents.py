@@ -1,6 +1,7 @@
 """Document shards: what is written is read, equal texts give equal bytes, and damage is noticed."""
 
 import json
+import random
 import resource
 from pathlib import Path
 
@@ -17,6 +18,7 @@ TEXTS = [
     Document("signs", 'quote " backslash \\ nul \0 line separator \u2028 \U0001f600 <|endoftext|>'),
     Document("long", "x" * (documents.CHUNK * 2 + 1)),
 ]
+NOISE = "".join(random.Random(0).choices("ghijklmopqsvwxyz", k=300_000))  # half as long at best, compressed
 
 
 def write(path: Path, texts: list[Document]) -> Path:
@@ -28,6 +30,16 @@ def write(path: Path, texts: list[Document]) -> Path:
 
 def test_what_is_written_is_read(tmp_path):
     assert list(documents.read(write(tmp_path / "a", TEXTS))) == TEXTS
+
+
+@pytest.mark.parametrize("text", [NOISE, "x" * 3 * documents.PART], ids=["of many blocks", "of one"])
+def test_a_text_of_any_length_is_read_whole_and_in_parts(tmp_path, monkeypatch, text):
+    path = write(tmp_path / "a", [Document("one", text), Document("two", "end")])
+    assert [document.text for document in documents.read(path)] == [text, "end"]
+    monkeypatch.setattr(documents, "PART", len(text) // 4)
+    *parts, end = documents.read_parts(path)
+    assert end == ("end", True) and len(parts) > 2
+    assert ["".join(part.text for part in parts), [part.last for part in parts[-2:]]] == [text, [False, True]]
 
 
 def test_a_shard_without_documents_is_whole(tmp_path):

@@ -69,18 +69,18 @@ def test_exported_files_compute_what_the_model_does_and_give_the_parameters_back
     parity.check(measured)
     assert measured["architecture"] == CASES[name][0]
     assert measured["largest_logit"] > 1
-    assert_equal_parameters(hugging_face.open_folder(path), made.parameters)
+    assert_equal_parameters(hugging_face.Folder(path), made.parameters)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "gptj", "llama", "qwen3"])
 def test_an_export_with_all_that_its_class_has_fits_the_model_it_is_of(name, folder):
     path, made = folder(name)
-    hugging_face.open_folder(path).check(made.model, V)
+    hugging_face.Folder(path).check(made.model, V)
 
 
 def test_what_a_model_lacks_is_one_or_zero_in_the_class(folder):
     path, _ = folder("gpt2_bare")
-    found = hugging_face.open_folder(path)
+    found = hugging_face.Folder(path)
     np.testing.assert_array_equal(found.parameter("positions_TD", (16, 16)), np.zeros((16, 16)))
     np.testing.assert_array_equal(found.parameter("blocks.1.mlp_norm.scale", (16,)), np.ones(16))
     np.testing.assert_array_equal(found.parameter("blocks.0.attention.key_bias_KH", (4, 4)), np.zeros((4, 4)))
@@ -185,7 +185,7 @@ def test_files_of_the_hub_have_other_names_buffers_and_a_copy_of_the_head(folder
     renamed = {name.removeprefix("transformer."): value for name, value in tensors.items()}
     renamed |= {"h.0.attn.bias": np.ones((1, 1, 16, 16), np.float32), "lm_head.weight": renamed["wte.weight"]}
     save_file(renamed, path / "model.safetensors")
-    assert_equal_parameters(hugging_face.open_folder(path), made.parameters)
+    assert_equal_parameters(hugging_face.Folder(path), made.parameters)
 
 
 def test_a_tied_head_that_differs_is_refused(folder):
@@ -193,7 +193,7 @@ def test_a_tied_head_that_differs_is_refused(folder):
     tensors = load_file(path / "model.safetensors")
     save_file(tensors | {"lm_head.weight": tensors["transformer.wte.weight"] + 1}, path / "model.safetensors")
     with pytest.raises(UserError, match=r"lm_head.weight and transformer.wte.weight differ, but makelm has one"):
-        hugging_face.open_folder(path).parameter("embedding_VD", made.parameters["embedding_VD"].shape)
+        hugging_face.Folder(path).parameter("embedding_VD", made.parameters["embedding_VD"].shape)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16])
@@ -207,15 +207,15 @@ def test_half_precision_and_shards_are_read(dtype, folder):
     index = {"weight_map": {name: file for file, names in halves.items() for name in names}}
     (path / "model.safetensors.index.json").write_text(json.dumps(index))
     rounded = {name: value.astype(dtype).astype(np.float32) for name, value in made.parameters.items()}
-    assert_equal_parameters(hugging_face.open_folder(path), rounded)
+    assert_equal_parameters(hugging_face.Folder(path), rounded)
     (path / "b.safetensors").unlink()
     with pytest.raises(UserError, match=r"has no b.safetensors; pickle files"):
-        hugging_face.open_folder(path)
+        hugging_face.Folder(path)
 
 
 def test_a_shorter_context_takes_the_first_learned_positions(folder):
     path, made = folder("gpt2")
-    found, shorter = hugging_face.open_folder(path), shape(**CASES["gpt2"][1], context_length=8)
+    found, shorter = hugging_face.Folder(path), shape(**CASES["gpt2"][1], context_length=8)
     found.check(shorter, V)
     np.testing.assert_array_equal(found.parameter("positions_TD", (8, 16)), made.parameters["positions_TD"][:8])
     with pytest.raises(UserError, match=r"model.context_length is 17, the weights have 16 positions"):
@@ -224,13 +224,13 @@ def test_a_shorter_context_takes_the_first_learned_positions(folder):
 
 def test_rotary_positions_fit_any_context(folder):
     path, _ = folder("llama")
-    hugging_face.open_folder(path).check(shape(**CASES["llama"][1], context_length=99), V)
+    hugging_face.Folder(path).check(shape(**CASES["llama"][1], context_length=99), V)
 
 
 def test_what_config_json_leaves_out_follows_from_the_rest_or_is_the_default_of_transformers(folder):
     path, made = folder("gpt2", d_ff=64)
     edit_config(path, dict.fromkeys(("n_inner", "layer_norm_epsilon", "activation_function", "tie_word_embeddings")))
-    hugging_face.open_folder(path).check(made.model, V)
+    hugging_face.Folder(path).check(made.model, V)
 
 
 @pytest.mark.parametrize(
@@ -239,12 +239,12 @@ def test_what_config_json_leaves_out_follows_from_the_rest_or_is_the_default_of_
 def test_both_spellings_of_the_base_are_read(said, folder):
     path, made = folder("llama")
     edit_config(path, said)
-    hugging_face.open_folder(path).check(made.model, V)
+    hugging_face.Folder(path).check(made.model, V)
 
 
 def test_all_that_differs_is_said_at_once(folder):
     path, _ = folder("gpt2")
-    found = hugging_face.open_folder(path)
+    found = hugging_face.Folder(path)
     other = shape(**CASES["gpt2"][1] | {"n_layers": 3, "norm": {"kind": "rmsnorm"}, "vocab_multiple": 1})
     with pytest.raises(UserError) as caught:
         found.check(other, V)
@@ -279,14 +279,14 @@ def test_what_makelm_does_not_compute_is_refused_in_one_line(name, changes, line
     path, _ = folder(name)
     edit_config(path, changes)
     with pytest.raises(UserError, match=line) as caught:
-        hugging_face.open_folder(path)
+        hugging_face.Folder(path)
     assert "\n" not in str(caught.value) and str(path) in str(caught.value)
 
 
 def test_gated_relu_is_refused_where_it_is_not_squared_relu(folder):
     path, made = folder("llama")
     edit_config(path, {"hidden_act": "relu"})
-    found = hugging_face.open_folder(path)
+    found = hugging_face.Folder(path)
     with pytest.raises(UserError, match=r"mlp.gate_proj.weight and .*mlp.up_proj.weight differ"):
         found.parameter("blocks.1.mlp.up_DF", made.parameters["blocks.1.mlp.up_DF"].shape)
 
@@ -296,13 +296,13 @@ def test_pickles_are_never_loaded_and_damage_is_named(folder):
     whole = (path / "model.safetensors").read_bytes()
     (path / "model.safetensors").write_bytes(whole[:-4])
     with pytest.raises(UserError, match=r"model.safetensors is damaged"):
-        hugging_face.open_folder(path)
+        hugging_face.Folder(path)
     shutil.move(path / "model.safetensors", path / "pytorch_model.bin")
     with pytest.raises(UserError, match=r"has no model.safetensors; pickle files .* are never loaded"):
-        hugging_face.open_folder(path)
+        hugging_face.Folder(path)
     (path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../a.safetensors"}}')
     with pytest.raises(UserError, match="is no index of safetensors files"):
-        hugging_face.open_folder(path)
+        hugging_face.Folder(path)
     (path / "config.json").write_text("[")
     with pytest.raises(UserError, match=r"config.json is damaged or no JSON object"):
-        hugging_face.open_folder(path)
+        hugging_face.Folder(path)

@@ -128,7 +128,7 @@ def test_files_of_the_hub_are_all_of_one_commit(tmp_path, monkeypatch):
         of_hub = {"repository": "org/tokens", "train": ["x/train_{1..2}.bin"], "valid": ["valid.bin"]}
         facts, _ = gather(tmp_path, **of_hub)
         (tmp_path / "other").mkdir()
-        with pytest.raises(UserError, match=r"corpus\.repository: org/tokens has no file x/none\.bin"):
+        with pytest.raises(UserError, match=r"corpus\.repository: org/tokens has no x/none\.bin"):
             gather(tmp_path / "other", **of_hub | {"train": ["x/none.bin"]})
     commit = {"commit": hub.COMMIT}
     assert facts["source"] == {"train": ["train_1.bin", "train_2.bin"], "valid": ["valid.bin"]} | commit

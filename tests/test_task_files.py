@@ -50,6 +50,13 @@ def test_yaml_functions_and_data_are_found_and_what_is_elsewhere_is_not(folder):
     }
 
 
+@pytest.mark.parametrize("pattern", ["{folder}/data/[ab].jsonl", "data/?.jsonl", "**/*.jsonl"])
+def test_data_may_be_named_by_any_pattern_from_anywhere(folder, pattern):
+    files = {"dataset_kwargs": {"data_files": pattern.format(folder=folder)}, "task": "mine"}
+    Path("own/found.yaml").write_text(yaml.safe_dump(files))
+    assert [Path(name).name for name in sources("own/found.yaml")][:3] == ["found.yaml", "a.jsonl", "b.jsonl"]
+
+
 def sources(file: str) -> list[str]:
     return source_files.of_tasks(settings(["mine"], file))["mine"]
 
@@ -64,6 +71,7 @@ def test_a_folder_of_data_is_all_of_its_files(folder):
     [
         (None, "config: task.mine.file: cannot read own/none.yaml: No such file or directory"),
         ("[1, 2", "config: task.mine.file: own/none.yaml is no YAML: while parsing"),
+        ("task: caf\xe9", "config: task.mine.file: own/none.yaml is no YAML: 'utf-8' codec can't decode"),
         ("- 1", "config: task.mine.file: own/none.yaml is no task: a map of keys is expected"),
         (
             "dataset_kwargs: {data_files: gone.jsonl}",
@@ -73,7 +81,7 @@ def test_a_folder_of_data_is_all_of_its_files(folder):
 )
 def test_what_is_missing_is_one_line_where_a_run_needs_it_and_nothing_where_none_does(folder, text, line):
     if text:
-        Path("own/none.yaml").write_text(text)
+        Path("own/none.yaml").write_text(text, encoding="latin-1")
     with pytest.raises(UserError) as caught:
         sources("own/none.yaml")
     assert str(caught.value).startswith(line)

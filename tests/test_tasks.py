@@ -11,7 +11,7 @@ import pytest
 from conftest import shape
 from questions import ROWS, TEXT, made, requests, scorer_of, weights_of, write_task
 
-from makelm import config, documents, task_contamination, tasks
+from makelm import config, documents, task_contamination, task_scores, tasks
 from makelm.config_asking import Asking, TaskSource
 from makelm.errors import UserError
 from makelm.model import Skeleton
@@ -219,7 +219,7 @@ def brought(tmp_path):
 
 def test_a_task_is_scored_from_what_was_brought(brought, model):
     task, facts = brought("choice")
-    scores, answers = tasks.ask(task, model, ASKING)
+    scores, answers = task_scores.ask(task, model, ASKING)
     assert {name: facts[name] for name in facts if name != "sources"} == {
         "name": "choice",
         "file": "choice.yaml",
@@ -241,7 +241,7 @@ def test_a_task_is_scored_from_what_was_brought(brought, model):
 def test_limit_and_examples_change_what_is_asked_and_the_digest_of_the_prompts(brought, model):
     digests, (task, _) = {}, brought("choice")
     for name, changes in {"plain": {}, "limit": {"limit": 2}, "shots": {"num_fewshot": 2}}.items():
-        scores, _answers = tasks.ask(task, model, ASKING.model_copy(update=changes))
+        scores, _answers = task_scores.ask(task, model, ASKING.model_copy(update=changes))
         digests[name] = scores["prompts"]
         assert scores["documents"] == (2 if name == "limit" else 5)
     assert len(set(digests.values())) == 3
@@ -251,19 +251,19 @@ def test_limit_and_examples_change_what_is_asked_and_the_digest_of_the_prompts(b
 def test_more_examples_than_there_are_is_one_line(brought, model, split, there):
     task, _ = brought("choice", fewshot_split=split)
     with pytest.raises(UserError, match=f"^task.num_fewshot: 6, but choice has {there} to draw from for a question$"):
-        tasks.ask(task, model, ASKING.model_copy(update={"num_fewshot": 6}))
-    tasks.ask(task, model, ASKING.model_copy(update={"num_fewshot": there, "limit": 1}))
+        task_scores.ask(task, model, ASKING.model_copy(update={"num_fewshot": 6}))
+    task_scores.ask(task, model, ASKING.model_copy(update={"num_fewshot": there, "limit": 1}))
     with pytest.raises(UserError):
-        tasks.ask(task, model, ASKING.model_copy(update={"num_fewshot": there + 1}))
+        task_scores.ask(task, model, ASKING.model_copy(update={"num_fewshot": there + 1}))
 
 
 def test_texts_and_writing_are_scored(brought, model):
-    scores, answers = tasks.ask(brought("rolling")[0], model, ASKING)
+    scores, answers = task_scores.ask(brought("rolling")[0], model, ASKING)
     texts = [row["question"] + row["choices"][0] for row in ROWS]
     total = sum(model.loglikelihood_rolling(requests("loglikelihood_rolling", *((text,) for text in texts))))
     size = sum(len(text.encode()) for text in texts)
     assert scores["metrics"]["bits_per_byte"]["value"] == pytest.approx(-total / size / np.log(2))
-    scores, answers = tasks.ask(brought("writing")[0], model, ASKING)
+    scores, answers = task_scores.ask(brought("writing")[0], model, ASKING)
     assert scores["metrics"]["exact_match"]["value"] is not None
     assert all(isinstance(answer["responses"][0], str) for answer in answers)
 
@@ -279,7 +279,7 @@ def test_a_yaml_may_include_another_and_call_functions_beside_it(tmp_path, model
     for name in ("helpers.py", "choice.yaml", "choice.jsonl"):
         (tmp_path / name).unlink()
     task = tasks.open_brought(folder, facts, tmp_path / "scratch2")
-    _, answers = tasks.ask(task, model, ASKING)
+    _, answers = task_scores.ask(task, model, ASKING)
     assert answers[0]["requests"][0][0] == "Q: def f(x"
 
 
@@ -345,17 +345,17 @@ def test_a_metric_that_lm_eval_does_not_know_is_named(tmp_path):
 def test_a_task_without_a_score_is_one_line(brought, model):
     task, _ = brought("choice", metric_list=[{"metric": "word_perplexity"}])
     with pytest.raises(UserError, match=r"^choice: no score came out; .*: word_perplexity$"):
-        tasks.ask(task, model, ASKING)
+        task_scores.ask(task, model, ASKING)
 
 
 def test_a_row_that_cannot_be_asked_is_one_line_and_a_bug_of_ours_is_none(brought, model, monkeypatch):
     rows = [ROWS[3], ROWS[0]]  # lm-eval tries the first one when it loads a task
     task, _ = brought("choice", rows, doc_to_text="{{1 / answer}}")
     with pytest.raises(UserError, match=r"^choice: cannot ask the task: ZeroDivisionError: division by zero$"):
-        tasks.ask(task, model, ASKING)
+        task_scores.ask(task, model, ASKING)
     monkeypatch.setattr(model, "pair", lambda *_: {}["bug"])
     with pytest.raises(KeyError, match="bug"):
-        tasks.ask(brought("last_word")[0], model, ASKING)
+        task_scores.ask(brought("last_word")[0], model, ASKING)
 
 
 def test_without_lm_eval_one_line_says_how_to_get_it(monkeypatch):

@@ -45,6 +45,7 @@ def taken(ids: list[int], stop: tuple[str, ...], every: int) -> tuple[list[str],
         ([0, 0, 1, 0], ("ab",), "a", [0]),  # what looked like a beginning was none
         ([0, 1, 0, 1], ("abc", "aba"), "", []),
         ([2, 3], ("bc", "abc"), "", []),  # both end at once: the longer
+        ([3, 2], ("cab", "a"), "c", [3]),  # both within a token: the one that ends first, though it begins later
         ([2, 0, 1], ("abb", "aba"), "", []),
         ([2, 2], ("abb",), "abab", [2, 2]),  # only a beginning at the end
         ([5, 6, 4, 0], (), "éa", [5, 6, 4, 0]),
@@ -67,6 +68,10 @@ def test_a_text_is_cut_before_the_stop_string(ids, stop, text, own):
 def test_pieces_hold_no_half_character_and_no_beginning_of_a_stop_string():
     assert taken([0, 5, 6, 1], (), 1)[0] == ["a", "", "é", "b", ""]
     assert taken([0, 1, 0, 3, 0], ("abc",), 1)[0] == ["", "", "ab", "ac", "", "a"]
+
+
+def test_a_token_of_whole_characters_is_given_at_once():
+    assert TokenTexts(TOKENS).take([2, 3], "abc") == ["ab", "c"]
 
 
 def test_a_character_of_several_tokens_is_the_last_ones_however_they_come():

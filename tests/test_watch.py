@@ -146,6 +146,13 @@ def test_the_kinds_of_state_follow_each_other(training):
     assert (kind(), watching.look(training.run).identity) == (watching.STARTING, "bbbb")
 
 
+def test_a_training_whose_summary_is_gone_is_to_be_made_again(training):
+    training.begin().make(1, 200)
+    training.publish()
+    (training.run / "summary.json").unlink()
+    assert watching.look(training.run).kind == watching.STOPPED
+
+
 def test_another_machine_counts_as_working_while_it_writes(training):
     training.begin().make(1, 20)
     other = {**locks.MACHINE, "host": f"{locks.MACHINE['host']}0", "pid": 1}  # node1 watches, node10 trains
@@ -168,7 +175,10 @@ def test_once_says_how_things_are_and_changes_nothing(training, once, tmp_path, 
     code, text = once()
     assert code == 0 and text.startswith("[small] stopped: it was killed")
     (tmp_path / "logs/train_model").mkdir(parents=True)
-    (tmp_path / "logs/train_model/small.error.json").write_text('{"line": "the loss is nan at step 7"}')
+    error_file = tmp_path / "logs/train_model/small.error.json"
+    error_file.touch()  # by a full disk
+    assert once()[1].startswith("[small] stopped: it was killed")
+    error_file.write_text('{"line": "the loss is nan at step 7"}')
     assert "stopped: the loss is nan at step 7; 120/200 steps" in once()[1]
     monkeypatch.chdir("/")
     assert "stopped: the loss is nan" in once("small", "--results", str(tmp_path / "results"))[1]

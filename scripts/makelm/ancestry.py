@@ -38,7 +38,7 @@ def index(results: Path) -> dict[str, Node]:
     for path in places.manifests(results):
         try:
             read = manifest.read(path)
-        except (ValueError, KeyError, AttributeError):
+        except ValueError:
             continue  # of no use to anybody: what was made from it shows a gap
         found.setdefault(read["digest"], Node(path.relative_to(results).as_posix(), read))
     return found

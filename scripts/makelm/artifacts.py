@@ -45,24 +45,25 @@ def artifacts(settings: Config, lock: str) -> list[Artifact]:
 def downloads(settings: Config) -> Iterator[Planned]:
     """Yields what is brought here."""
     for corpus in used.corpora(settings):
-        yield Planned("download_corpus", corpus, corpus_manifest(corpus), {})
+        yield Planned("download_corpus", corpus, place("download_corpus", corpus), {})
     for weights in used.weights(settings):
-        yield Planned("download_weights", weights, f"{weights_folder(weights)}/manifest.json", {})
+        yield Planned("download_weights", weights, place("download_weights", weights), {})
     for task in used.tasks(settings):
-        yield Planned("download_task", task, task_manifest(task), {})
+        yield Planned("download_task", task, place("download_task", task), {})
 
 
 def encodings(settings: Config) -> Iterator[Planned]:
     """Yields the tokenizers, and the token shards of all corpora that runs are trained or scored on."""
     runs = used.runs(settings)
     for tokenizer in dict.fromkeys(run.tokenizer for run in runs.values()):
-        learned_from = zip(("corpus",), map(corpus_manifest, used.learning_corpora(settings, tokenizer)), strict=False)
-        yield Planned("train_tokenizer", tokenizer, tokenizer_manifest(tokenizer), dict(learned_from))
+        corpora = used.learning_corpora(settings, tokenizer)
+        learned_from = {"corpus": place("download_corpus", corpora[0])} if corpora else {}
+        yield Planned("train_tokenizer", tokenizer, place("train_tokenizer", tokenizer), learned_from)
     encoded = [(corpus, run.tokenizer) for run in runs.values() for corpus in run.corpora]
     built = [settings.run[name] for name in settings.runs]
     encoded += [(corpus, run.tokenizer) for run in built for corpus in used.other_sets(run)]
     for corpus, tokenizer in dict.fromkeys(encoded):
-        read = {"corpus": corpus_manifest(corpus), "tokenizer": tokenizer_manifest(tokenizer)}
+        read = {"corpus": place("download_corpus", corpus), "tokenizer": place("train_tokenizer", tokenizer)}
         for shard in shard_manifests(settings, corpus, tokenizer):
             yield Planned("encode_shard", tokenizer, shard, read)
 
@@ -71,30 +72,30 @@ def trainings(settings: Config) -> Iterator[Planned]:
     """Yields the plans of the runs that are built; the weights of these and of those that they start from."""
     runs = used.runs(settings)
     for name in settings.runs:
-        tokenizer = {"tokenizer": tokenizer_manifest(runs[name].tokenizer)}
-        yield Planned("plan_run", name, f"plan_run/{name}/manifest.json", tokenizer)
+        tokenizer = {"tokenizer": place("train_tokenizer", runs[name].tokenizer)}
+        yield Planned("plan_run", name, place("plan_run", name), tokenizer)
     for name, run in runs.items():
         begun = {"start": f"{start_folder(run)}/manifest.json"} if run.start else {}
-        yield Planned("train_model", name, model_manifest(name), shards(settings, run, run.corpora) | begun)
+        yield Planned("train_model", name, place("train_model", name), shards(settings, run, run.corpora) | begun)
 
 
 def products(settings: Config) -> Iterator[Planned]:
     """Yields what is made of the weights of each run, and the report on all."""
     for name in settings.runs:
-        run, trained = settings.run[name], {"model": model_manifest(name)}
-        tokenizer = {"tokenizer": tokenizer_manifest(run.tokenizer)}
+        run, trained = settings.run[name], {"model": place("train_model", name)}
+        tokenizer = {"tokenizer": place("train_tokenizer", run.tokenizer)}
         scored = [*run.corpora, *used.other_sets(run)]
         asked = shards(settings, run, run.corpora) if asks_documents(run) else {}
-        yield Planned("sample_model", name, f"sample_model/{name}/manifest.json", trained | tokenizer | asked)
+        yield Planned("sample_model", name, place("sample_model", name), trained | tokenizer | asked)
         read = trained | shards(settings, run, scored) | documents(scored)
-        yield Planned("evaluate_model", name, f"evaluate_model/{name}/manifest.json", read)
+        yield Planned("evaluate_model", name, place("evaluate_model", name), read)
         for task in run.tasks:
-            asked = trained | tokenizer | {"task": task_manifest(task)} | documents(run.corpora)
-            yield Planned("evaluate_task", name, f"evaluate_task/{name}/{task}/manifest.json", asked, task)
-        yield Planned("export_model", name, f"export_model/{name}/manifest.json", trained | tokenizer)
-    reported = [place for name in settings.runs for place in reported_manifests(settings, name)]
-    read = {place.removesuffix("/manifest.json"): place for place in reported}
-    yield Planned("write_report", "", "write_report/manifest.json", read)
+            asked = trained | tokenizer | {"task": place("download_task", task)} | documents(run.corpora)
+            yield Planned("evaluate_task", name, place("evaluate_task", name, task), asked, task)
+        yield Planned("export_model", name, place("export_model", name), trained | tokenizer)
+    reported = [path for name in settings.runs for path in reported_manifests(settings, name)]
+    read = {path.removesuffix("/manifest.json"): path for path in reported}
+    yield Planned("write_report", "", place("write_report"), read)
 
 
 def shards(settings: Config, run: Run, corpora: Iterable[str]) -> dict[str, str]:
@@ -108,29 +109,19 @@ def shards(settings: Config, run: Run, corpora: Iterable[str]) -> dict[str, str]
 
 def documents(corpora: Iterable[str]) -> dict[str, str]:
     """Returns the inputs that are documents of these corpora."""
-    return {f"corpus/{corpus}": corpus_manifest(corpus) for corpus in corpora}
+    return {f"corpus/{corpus}": place("download_corpus", corpus) for corpus in corpora}
 
 
 def reported_manifests(settings: Config, run: str) -> list[str]:
     """Returns where the manifests of all stages of a run stand below results/."""
     stages = [stage for stage in ("plan_run", *RUN_STAGES) if stage != "evaluate_task"]
-    tasks = [f"evaluate_task/{run}/{task}" for task in settings.run[run].tasks]
-    return [f"{folder}/manifest.json" for folder in (*(f"{stage}/{run}" for stage in stages), *tasks)]
+    tasks = [place("evaluate_task", run, task) for task in settings.run[run].tasks]
+    return [place(stage, run) for stage in stages] + tasks
 
 
-def corpus_manifest(corpus: str) -> str:
-    """Returns where a corpus's manifest stands below results/."""
-    return f"download_corpus/{corpus}/manifest.json"
-
-
-def task_manifest(task: str) -> str:
-    """Returns where a task's manifest stands below results/."""
-    return f"download_task/{task}/manifest.json"
-
-
-def tokenizer_manifest(tokenizer: str) -> str:
-    """Returns where a tokenizer's manifest stands below results/."""
-    return f"train_tokenizer/{tokenizer}/manifest.json"
+def place(stage: str, *names: str) -> str:
+    """Returns where the manifest of what a stage made of the entries with these names stands below results/."""
+    return "/".join((stage, *names, "manifest.json"))
 
 
 def shard_manifests(settings: Config, corpus: str, tokenizer: str) -> list[str]:
@@ -143,19 +134,9 @@ def shard_names(settings: Config, corpus: str) -> list[str]:
     return [f"{number:05d}" for number in range(settings.corpus[corpus].shards)]
 
 
-def model_manifest(run: str) -> str:
-    """Returns where the manifest of a trained run stands below results/."""
-    return f"train_model/{run}/manifest.json"
-
-
-def weights_folder(weights: str) -> str:
-    """Returns where the files of an entry of `weights:` stand below results/."""
-    return f"download_weights/{weights}"
-
-
 def start_folder(run: Run) -> str:
     """Returns where the weights that a run starts from stand below results/."""
-    return weights_folder(run.start.weights) if run.start.weights else f"train_model/{run.start.run}"
+    return f"download_weights/{run.start.weights}" if run.start.weights else f"train_model/{run.start.run}"
 
 
 def asks_documents(run: Run) -> bool:

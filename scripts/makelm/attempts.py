@@ -5,13 +5,13 @@ a first attempt, which always tries.
 """
 
 import hashlib
-import json
 from argparse import Namespace
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from makelm import closure, manifest
-from makelm.errors import USER
+from makelm.errors import USER, left
 
 
 def inputs(stage: str, args: Namespace) -> str:
@@ -19,7 +19,8 @@ def inputs(stage: str, args: Namespace) -> str:
     digest = hashlib.sha256(closure.closure(stage).digest().encode())
     digest.update(manifest.canonical([args.config, args.execution, args.set]).encode())
     for path in (path for folder in folders(args) for path in sorted(folder.glob("*.json"))):
-        digest.update(path.read_bytes())
+        with suppress(OSError):  # what cannot be read may be what an attempt ended for: it must not end this
+            digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
@@ -29,14 +30,13 @@ def folders(args: Namespace) -> Iterator[Path]:
         if isinstance(value, Path) and key != "out":
             yield value
         elif isinstance(value, list) and key != "set":
-            yield from map(Path, value)
-            yield from (Path(word.partition("=")[2]) for word in value if "=" in word)
+            # both NAME and FOLDER may have = in them
+            for parts in (word.split("=") for word in value):
+                yield from (Path("=".join(parts[first:])) for first in range(len(parts)))
 
 
-def verdict(left: Path, stage: str, args: Namespace) -> str | None:
+def verdict(log: Path, stage: str, args: Namespace) -> str | None:
     """Returns the line that an attempt before this one ended with, where this one cannot but end so too."""
-    if args.attempt == 1 or not left.exists():
-        return None
-    found = json.loads(left.read_text())
-    same = found["exit_code"] == USER and found.get("inputs") == inputs(stage, args)
+    found = left(log) if args.attempt > 1 else None
+    same = found and found["exit_code"] == USER and found["inputs"] == inputs(stage, args)
     return found["line"] if same else None

@@ -52,7 +52,7 @@ class Checkpoints:
         )
         self.manager = ocp.CheckpointManager(folder.resolve(), options=options)
 
-    def restore(self, shapes: Any, warn: Any) -> tuple[int, Any]:
+    def restore(self, shapes: Any, warn: Callable[[str], None]) -> tuple[int, Any]:
         """Returns (steps done, state) of the latest complete checkpoint, or (0, None).
 
         `shapes` gives the leaves' shapes, dtypes and shardings; one that cannot be read, or of which a byte is not

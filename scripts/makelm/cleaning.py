@@ -5,16 +5,15 @@ Every step is counted: documents and bytes that came in and went out, and why do
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache, partial
 
 import numpy as np
 
 from makelm import pool, words
 from makelm.config_corpus import Clean
-from makelm.documents import Document, batches
+from makelm.documents import BATCH, Document, batches, byte_length
 
-BATCH = 1 << 20  # characters that a process gets at a time
 DUPLICATE_NGRAM = 5  # words, the shortest of those that Gopher's rules count (Rae et al. 2021)
 TOP_NGRAM = 2
 
@@ -109,14 +108,10 @@ def clean_batch(clean: Clean, documents: list[Document]) -> tuple[list[Document]
     return list(cleaner.clean(documents)), cleaner.steps
 
 
-def byte_length(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode())
-
-
 # ---- repair
 
 
-def repairer(how: str):
+def repairer(how: str) -> Callable[[str], str]:
     """Returns what ftfy makes of a text: `repair` undoes what damaged it, `all` straightens quotes and the like too."""
     import ftfy  # only those who choose it depend on its version
 

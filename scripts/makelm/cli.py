@@ -18,8 +18,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -33,11 +33,12 @@ LOCK_WAIT = 60.0  # seconds, where the configuration has no say
 ENVIRONMENT_ERRORS = {
     errno.ENOSPC: "no space left on the device; free some and run it again",
     errno.EDQUOT: "the disk quota is used up; free some and run it again",
-    errno.EACCES: "permission denied; make the folder writable",
+    errno.EACCES: "permission denied; make it readable, or its folder writable",
     errno.EPERM: "not permitted; make the folder writable",
     errno.EROFS: "the file system is read-only; choose a folder that can be written",
     errno.ENOTDIR: "a folder is expected, but a file of that name is in the way",
     errno.EEXIST: "a folder is expected, but a file of that name is in the way",
+    errno.EMFILE: "more files would be open than this machine allows (ulimit -Hn); raise that or lower corpus.shards",
     errno.EFBIG: "the file may not grow that large here (see ulimit -f)",
 }
 
@@ -68,7 +69,7 @@ class Job:
             found = manifest.read(path)
         except FileNotFoundError:
             raise UserError(f"{path} is missing; run the stage that makes it") from None
-        except (ValueError, KeyError, AttributeError):
+        except ValueError:
             raise UserError(f"{path} is damaged; remove it and run the stage that makes it") from None
         self.inputs[name] = found["digest"]
         content = found["content"]
@@ -182,11 +183,14 @@ def read_keys(text: str, flag: str) -> dict:
 def run(
     stage: str,
     text: str,
-    add_arguments: Callable[[argparse.ArgumentParser], None],
     work: Callable[[Job], None],
+    add_arguments: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
     manifest_name: Callable[[argparse.Namespace], str] = lambda args: "manifest.json",
 ) -> None:
-    """Runs a stage from its command line and ends the process with its exit code."""
+    """Runs a stage from its command line and ends the process with its exit code.
+
+    `text` is the script's docstring; `add_arguments` adds what the stage has beside the arguments of all.
+    """
     arguments = parser(stage, text)
     add_arguments(arguments)
     args = arguments.parse_args()
@@ -198,13 +202,13 @@ def run(
         programs.keep(args.cores)
         job = Job(stage, args, progress, manifest_name(args))
         listen(job)
-        with Writer(job) if number == 0 else nullcontext():
+        with writing(job) if number == 0 else nullcontext():
             work(job)
         return ""
 
     number = getattr(args, "process", 0)  # of several that do one stage together, the first writes
     log = numbered(args.log, number)
-    before = attempts.verdict(error_file(log), stage, args) if log else None
+    before = attempts.verdict(log, stage, args) if log else None
     frame(label(stage, args), log, make, number > 0, lambda: attempts.inputs(stage, args))
 
 
@@ -333,24 +337,20 @@ def partial_prefix(manifest_name: str) -> str:
     return f".partial-{Path(manifest_name).stem}-"
 
 
-class Writer:
-    """The one writer of an artifact: its lock, and a fresh staging folder."""
-
-    def __init__(self, job: Job):
-        self.job = job
-
-    def __enter__(self) -> None:
-        job = self.job
-        patience = job.config.train.lock_wait if job.stage == "train_model" else LOCK_WAIT
-        job.lock.acquire(patience if job.args.lock_wait is None else job.args.lock_wait)
-        # the lock is held, so whoever left these is dead, or will notice that it no longer has it
-        for left in job.out.glob(f"{partial_prefix(job.manifest_name)}*"):
-            shutil.rmtree(left)
-        job.staging.mkdir()
-
-    def __exit__(self, *_: Any) -> None:
-        line = self.job.lock.lost()
-        shutil.rmtree(self.job.staging, ignore_errors=True)
-        self.job.lock.release()
+@contextmanager
+def writing(job: Job) -> Iterator[None]:
+    """Makes this process the one writer of its artifact: with the lock, and a fresh staging folder."""
+    patience = job.config.train.lock_wait if job.stage == "train_model" else LOCK_WAIT
+    job.lock.acquire(patience if job.args.lock_wait is None else job.args.lock_wait)
+    # the lock is held, so whoever left these is dead, or will notice that it no longer has it
+    for left in job.out.glob(f"{partial_prefix(job.manifest_name)}*"):
+        shutil.rmtree(left)
+    job.staging.mkdir()
+    try:
+        yield
+    finally:
+        line = job.lock.lost()
+        shutil.rmtree(job.staging, ignore_errors=True)
+        job.lock.release()
         if line:  # in place of what went wrong because of it
             raise Interrupted(line)

@@ -40,7 +40,7 @@ def prompt(value: Any) -> str | dict[str, Any]:
     if isinstance(value, str) or (keys == {"file"} and isinstance(value["file"], str) and value["file"]):
         return value
     if keys == {"validation", "tokens"}:
-        counts = {key: whole_number(number) for key, number in value.items()}
+        counts = {key: whole_number(count) for key, count in value.items()}
         if all(type(count) is int and count > 0 for count in counts.values()):
             return counts
     raise PydanticCustomError(

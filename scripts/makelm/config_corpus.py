@@ -130,6 +130,8 @@ def numbered(names: Any) -> Any:
     for name in names:
         if isinstance(name, str) and (numbers := NUMBERS.search(name)):
             first, last = numbers.groups()
+            if int(first) > int(last):  # it would stand for no file at all
+                raise PydanticCustomError("numbers", "{range} counts down", {"range": numbers[0]})
             each = (f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1))
             found += [NUMBERS.sub(number, name, count=1) for number in each]
         else:

@@ -30,7 +30,8 @@ class BpeTokenizer(OwnTokenizer):
         if self.vocab_size < 256 + self.begin_of_text + self.end_of_text:
             raise PydanticCustomError("vocab", "vocab_size must have room for 256 bytes and the tokens chosen beside")
         try:
-            re.compile(self.pattern) if "\\p" not in self.pattern else None
+            if "\\p" not in self.pattern:  # which Python's own library does not know
+                re.compile(self.pattern)
         except re.error as error:
             raise PydanticCustomError("pattern", "pattern is no regular expression: {e}", {"e": str(error)}) from error
         return self

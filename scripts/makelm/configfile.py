@@ -116,7 +116,8 @@ def load(raw: dict) -> Config:
     groups = {name: expand(raw["run"], name) for name in raw["run"]}
     raw["run"] = {name: run for group in groups.values() for name, run in group.items()}
     if isinstance(raw.get("runs"), list):
-        raw["runs"] = [name for entry in raw["runs"] for name in groups.get(run_name(entry), [entry])]
+        named = (name for entry in raw["runs"] for name in groups.get(run_name(entry), [entry]))
+        raw["runs"] = list(dict.fromkeys(named))
     try:
         config = Config.model_validate(raw)
     except ValidationError as error:
@@ -148,7 +149,7 @@ def override(raw: dict, text: str) -> None:
         place = section(raw, parents, f"set: {path}")
         try:
             place[last] = yaml.load(value, Loader)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError) as error:  # ValueError: of what looks like a date and is none
             raise UserError(f"config: set: {path}: cannot read {value!r}") from error
 
 

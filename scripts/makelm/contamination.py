@@ -2,19 +2,24 @@
 
 A 13-gram is 13 words in a row (Brown et al. 2020), known by its hash. The hashes of all validation documents are
 held in memory, up to MOST; where there are more, those that are below a bound, which is as good as a random sample.
+Training documents are read shard by shard, one in each process.
 """
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from makelm import words
-from makelm.cleaning import BATCH
-from makelm.documents import Document, batches
+from makelm import pool, words
+from makelm.deduplication import CONTAMINATED, KEPT, REASONS
+from makelm.documents import BATCH, Document, batches, byte_length, read, shard_name
+from makelm.progress import Bar
 
 NGRAM = 13
 MOST = 1 << 23  # hashes: 64 MiB, of about 60 MB of English
+SMALL = 1 << 25  # bytes of text that one process has examined when others would just have started
 
 
 def ngrams(documents: list[Document], halvings: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -115,9 +120,55 @@ def overlaps(index: Index, documents: list[Document]) -> Iterator[tuple[float, n
         yield (float(amount / count) if amount else 0.0), places[end - amount : end]
 
 
+class Examined(NamedTuple):
+    """What a process found in one training shard."""
+
+    fates: np.ndarray  # a byte for each document
+    counts: np.ndarray  # fate -> (documents, bytes)
+    seen: np.ndarray  # Seen.packed()
+
+
+def examine(index_folder: Path, most: float | None, task: tuple[Path, np.ndarray]) -> Examined:
+    """Returns the fates of a shard's documents: copies as the task says, and what overlaps the index by over `most`."""
+    path, fates = task
+    index = Index(index_folder)
+    seen = Seen(index.hashes.size)
+    counts = np.zeros((len(REASONS) + 1, 2), np.int64)
+    number = 0
+    for batch in batches(read(path), BATCH):
+        sizes = [byte_length(document.text) for document in batch]
+        for size, (share, places) in zip(sizes, overlaps(index, batch), strict=True):
+            if fates[number] == KEPT:
+                seen.found[places] = True
+                if most is not None and share > most:
+                    fates[number] = CONTAMINATED
+                else:
+                    seen.kept[places] = True
+            counts[fates[number]] += 1, size
+            number += 1
+    return Examined(fates, counts, seen.packed())
+
+
+def examine_train(
+    folder: Path, num_shards: int, fates: np.ndarray, index_folder: Path, most: float | None, cores: int, bar: Bar
+) -> tuple[np.ndarray, Seen]:
+    """Returns (documents and bytes by fate, what was seen of the index), and marks the contaminated ones in `fates`."""
+    paths = [folder / shard_name("train", shard) for shard in range(num_shards)]
+    tasks = ((path, np.array(fates[shard::num_shards])) for shard, path in enumerate(paths))
+    seen = Seen(Index(index_folder).hashes.size)
+    counts = 0
+    found = pool.in_order(partial(examine, index_folder, most), tasks, min(cores, num_shards))
+    for shard, one in enumerate(found):
+        fates[shard::num_shards] = one.fates
+        counts = counts + one.counts
+        seen.add(one.seen)
+        bar.advance(int(one.counts[:, 1].sum()))
+    return counts, seen
+
+
 def shares(index: Index, seen: Seen, documents: Iterable[Document]) -> dict:
     """Returns how much of the indexed documents was seen in training documents, as a manifest holds it."""
-    short, everything, per_document, found = 0, [], [], 0
+    short, everything, found = 0, [], 0
     for batch in batches(documents, BATCH):
         found_N, counts, unsampled = ngrams(batch, index.halvings)
         _, places = index.find(found_N)

@@ -57,8 +57,7 @@ def open_source(corpus: Corpus, downloads: Path, progress: Progress) -> Source:
         return local(corpus)
     if corpus.source == "url":
         return url(corpus, downloads, progress)
-    documents, facts, size = data_sets.open_rows(corpus)
-    return Source(documents, facts, size)
+    return Source(*data_sets.open_rows(corpus))
 
 
 def stdlib(root: Path) -> Source:

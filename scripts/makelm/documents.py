@@ -23,6 +23,7 @@ TAIL = b'"}'
 # before these a line can be cut: they are in no escape of JSON's and within no character
 BETWEEN = re.compile(rb"[ !#-.:-@G-Z\[\]^_`g-mo-qsv-~\xc2-\xf4]")
 PARTS = ("train", "valid")
+BATCH = 1 << 20  # characters that a process gets at a time
 
 
 class Document(NamedTuple):
@@ -35,6 +36,11 @@ class Document(NamedTuple):
 def hash_fraction(name: str) -> float:
     """Returns a number in [0, 1) that depends on a name alone: what is chosen by it stays so while a corpus grows."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
+
+
+def byte_length(text: str) -> int:
+    """Returns the length of a text in UTF-8."""
+    return len(text) if text.isascii() else len(text.encode())
 
 
 def shard_name(part: str, shard: int) -> str:
@@ -227,7 +233,7 @@ class PartWriter:
     def write(self, document: Document) -> None:
         self.writers[self.documents % len(self.writers)].write(document)
         self.documents += 1
-        self.bytes += len(document.text.encode())
+        self.bytes += byte_length(document.text)
 
     def __enter__(self) -> "PartWriter":
         return self

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from makelm.documents import TextPart, batches
+from makelm.documents import TextPart, batches, byte_length
 from makelm.shards import token_type
 from makelm.tokenizer import Tokenizer
 
@@ -89,7 +89,7 @@ def encode_task(tokenizer: Tokenizer, task: list[Span], encode_batch: EncodeBatc
     return Encoded(
         np.concatenate(found).astype(token_type(tokenizer.vocab_size)),
         sum(span.last for span in task),
-        sum(len(span.text.encode()) for span in task),
+        sum(byte_length(span.text) for span in task),
         lost,
     )
 

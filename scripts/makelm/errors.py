@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 DONE = 0
 FAILED = 1  # a bug, or what nobody foresaw
@@ -16,8 +17,11 @@ class UserError(ValueError):
     """
 
 
-class Interrupted(Exception):
-    """The stage was told to stop; what it had done is saved. It ends with INTERRUPTED."""
+class Interrupted(BaseException):
+    """The stage was told to stop; what it had done is saved. It ends with INTERRUPTED.
+
+    As a KeyboardInterrupt it is no Exception: no library takes it for something that went wrong in its own work.
+    """
 
 
 def error_file(log: Path) -> Path:
@@ -29,6 +33,14 @@ def leave(log: Path, stage: str, line: str, code: int, inputs: str | None) -> No
     """Leaves beside a stage's log how it ended, for whoever looks there; `inputs` is what attempts.inputs says."""
     text = json.dumps({"stage": stage, "line": line, "exit_code": code, "inputs": inputs})
     error_file(log).write_text(text + "\n")
+
+
+def left(log: Path) -> dict[str, Any] | None:
+    """Returns what a stage left beside its log; None: it left nothing, or only a part of it, as on a full disk."""
+    try:
+        return json.loads(error_file(log).read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def first_line(error: BaseException) -> str:

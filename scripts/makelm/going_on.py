@@ -5,7 +5,7 @@ which one to go on from. Else another identity begins at step 0.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ def whole_steps(folder: Path) -> Iterator[int]:
             yield step
 
 
-def chosen(folder: Path, own: Identity, steps: int, shapes: Any, say: Any) -> Origin:
+def chosen(folder: Path, own: Identity, steps: int, shapes: Any, say: Callable[[str], None]) -> Origin:
     """Returns the last checkpoint of the identity that the user names. Raises UserError where that cannot be.
 
     Weights must fit. Statistics of an optimizer that do not are left behind, with a line that says so.
@@ -67,7 +67,9 @@ def chosen(folder: Path, own: Identity, steps: int, shapes: Any, say: Any) -> Or
     return Origin(folder, step, unlike, found)
 
 
-def shorter(folders: Path, own: Identity, train: config.Train, shapes: Any, say: Any) -> Origin | None:
+def shorter(
+    folders: Path, own: Identity, train: config.Train, shapes: Any, say: Callable[[str], None]
+) -> Origin | None:
     """Returns a checkpoint of the same training with other `steps`, from before their schedules part; or None."""
     late = None
     for name in checkpoints.others(folders, own.name):
@@ -127,7 +129,7 @@ def write_origin(folder: Path, origin: Origin | None) -> None:
         (folder / FILE).unlink(missing_ok=True)
         return
     facts = {"identity": origin.folder.name, "step": origin.step, "differences": list(origin.differences)}
-    (folder / FILE).write_text(json.dumps(facts, indent=1) + "\n")
+    manifest.replace_text(folder / FILE, json.dumps(facts, indent=1) + "\n")
 
 
 def origin_facts(folder: Path) -> dict | None:

@@ -2,13 +2,16 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Literal
 
 from makelm.errors import UserError, first_line
 
 
-def fetch(section: str, repository: str, revision: str | None, name: str) -> tuple[Path, str]:
-    """Returns where a file of a model stands in the hub's cache (HF_HOME), downloaded if need be, and its commit.
+def fetch(
+    section: str, repository: str, revision: str | None, name: str, kind: Literal["model", "dataset"] = "model"
+) -> tuple[Path, str]:
+    """Returns where a file of a repository stands in the hub's cache (HF_HOME), downloaded if need be, and its commit.
 
     Raises UserError that names the configuration's section where it cannot be had.
     """
@@ -16,10 +19,11 @@ def fetch(section: str, repository: str, revision: str | None, name: str) -> tup
     from huggingface_hub import hf_hub_download
     from huggingface_hub.utils import disable_progress_bars
 
-    disable_progress_bars()
-    with explained(section, repository, revision, repository, f"has no {name}"):
-        path = Path(hf_hub_download(repository, name, revision=revision))
-    return path, path.parent.name  # the cache has a folder for each commit
+    disable_progress_bars()  # the stage has its own
+    page = f"datasets/{repository}" if kind == "dataset" else repository
+    with explained(section, repository, revision, page, f"has no {name}"):
+        path = Path(hf_hub_download(repository, name, repo_type=kind, revision=revision))
+    return path, path.parents[len(PurePosixPath(name).parts) - 1].name  # the cache has a folder for each commit
 
 
 @contextmanager

@@ -105,11 +105,6 @@ class Folder:
         return found
 
 
-def open_folder(folder: Path) -> Folder:
-    """Returns the model in a folder. Raises UserError with one line where makelm cannot read it."""
-    return Folder(folder)
-
-
 def read(place: Place, parameter: str, shape: tuple[int, ...]) -> np.ndarray:
     """Returns one place's part as the parameter, of learned positions the first ones."""
     try:

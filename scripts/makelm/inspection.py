@@ -96,7 +96,7 @@ def document_shard(path: Path) -> dict:
     ids, count, size = [], 0, 0
     for document in documents.read(path):
         count += 1
-        size += len(document.text.encode())
+        size += documents.byte_length(document.text)
         if len(ids) < FIRST_DOCUMENTS:
             ids.append(document.id)
     return {"documents": count, "text_bytes": size, "bytes": path.stat().st_size, "first_ids": ids}
@@ -136,8 +136,8 @@ def model_folder(path: Path) -> dict:
 
 def checkpoints(path: Path) -> dict:
     """Returns the identities in a folder of checkpoints, or in one identity's, with their complete steps."""
-    identities = sorted(path.iterdir()) if path.name == "checkpoints" else [path]
-    return {"identities": {each.name: identity(each) for each in identities if each.is_dir()}}
+    folders = sorted(path.iterdir()) if path.name == "checkpoints" else [path]
+    return {"identities": {each.name: identity(each) for each in folders if each.is_dir()}}
 
 
 def identity(path: Path) -> dict:
@@ -190,7 +190,7 @@ def read(path: Path) -> dict:
     """Reads a manifest. Raises UserError where it is damaged."""
     try:
         return manifest.read(path)
-    except (ValueError, KeyError, AttributeError, TypeError):
+    except ValueError:
         raise UserError(f"{path} is damaged; remove it and run make") from None
 
 

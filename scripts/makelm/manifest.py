@@ -68,11 +68,15 @@ class Facts(dict):
 
 
 def read(path: Path) -> dict:
-    """Reads a manifest. Raises FileNotFoundError, or ValueError when it is damaged."""
-    manifest = json.loads(path.read_bytes())
-    if manifest.get("version") != VERSION or digest(manifest["content"]) != manifest["digest"]:
+    """Reads a manifest. Raises OSError, or ValueError where it is damaged."""
+    try:
+        found = json.loads(path.read_bytes())
+        whole = found["version"] == VERSION and digest(found["content"]) == found["digest"]
+    except (ValueError, KeyError, TypeError):  # no JSON, a key is missing, no map
+        whole = False
+    if not whole:
         raise ValueError(f"{path} is damaged or of another version of makelm")
-    return manifest
+    return found
 
 
 def check_file(folder: Path, content: dict, name: str) -> None:
@@ -148,7 +152,7 @@ def list_path(manifest: Path) -> Path:
 def listed(out: Path, last: str) -> set[str]:
     """Returns the names of the files that an artifact may have left in its folder."""
     found = set()
-    with suppress(OSError, ValueError, KeyError, AttributeError, TypeError):  # there is none, or it is damaged
+    with suppress(OSError, ValueError):  # there is none, or it is damaged
         found.update(read(out / last)["content"]["files"])
     with suppress(OSError, ValueError):
         found.update(json.loads(list_path(out / last).read_bytes()))

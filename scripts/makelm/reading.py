@@ -132,7 +132,7 @@ def require(row: dict, keys: TextKey, where: str) -> None:
     """Raises UserError where a row lacks a column of text."""
     for key in keys.columns:
         if key not in row:
-            raise UserError(f"corpus.text_key: {where} has no {key!r}; it has: {', '.join(map(str, row))}")
+            raise UserError(f"text_key: {where} has no {key!r}; it has: {', '.join(map(str, row))}")
 
 
 def text_of(row: dict, keys: TextKey, where: str) -> str:
@@ -144,7 +144,7 @@ def text_of(row: dict, keys: TextKey, where: str) -> str:
 def column_text(text: object, key: str, where: str) -> str:
     """Returns what stands in a column. Raises UserError where that is no text."""
     if not isinstance(text, str):
-        raise UserError(f"corpus.text_key: {where}: {key!r} is no text but {type(text).__name__}")
+        raise UserError(f"text_key: {where}: {key!r} is no text but {type(text).__name__}")
     try:
         text.encode()
     except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair

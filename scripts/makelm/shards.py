@@ -49,20 +49,26 @@ class Writer:
 
 
 def open_shard(path: Path, headerless: str | None = None) -> np.ndarray:
-    """Returns a shard's token ids, mapped into memory. Raises UserError where it is not whole.
+    """Returns a shard's token ids, mapped into memory.
 
-    `headerless` is the type of the ids where a manifest says that the file holds nothing else.
+    `headerless` is the type of the ids where a manifest says that the file holds nothing else. Raises UserError where
+    it is not whole, or no more files may be open.
     """
     try:
         found = token_header.layout(path, headerless)
+        # of a shard without tokens there is nothing to map behind its header, so it is mapped whole
+        content = np.memmap(path, np.uint8, "r") if path.stat().st_size else np.empty(0, np.uint8)
     except FileNotFoundError:
         raise UserError(f"{path} is missing; run encode_shard") from None
     except token_header.NotTokens as error:
         raise UserError(f"{path} {error}; {REDO}") from None
-    if not path.stat().st_size:  # nothing can be mapped
-        return np.empty(0, found.dtype)
-    # the whole file, since nothing can be mapped of a shard without tokens behind its header either
-    content = np.memmap(path, dtype=np.uint8, mode="r")
+    except OSError as error:
+        if error.errno != errno.EMFILE:
+            raise
+        raise UserError(
+            f"{path} cannot be opened: each mapped shard is an open file, and this machine allows"
+            f" {open_files.most():,}; raise that (ulimit -Hn) or lower corpus.shards"
+        ) from None
     return content[found.offset :].view(np.dtype(found.dtype).newbyteorder("<"))
 
 
@@ -125,24 +131,10 @@ class Folder:
         found = []
         for number, facts in enumerate(self.facts):
             path, expected = self.path / shard_name(part, number), facts[part]["tokens"]
-            found.append(map_shard(path, facts[part].get("headerless")))
+            found.append(open_shard(path, facts[part].get("headerless")))
             if len(found[-1]) != expected:
                 raise UserError(f"{path} has {len(found[-1])} tokens, its manifest says {expected}; {REDO}")
         return found
-
-
-def map_shard(path: Path, headerless: str | None = None) -> np.ndarray:
-    """Returns what open_shard does. Raises UserError also where no more files may be open."""
-    try:
-        return open_shard(path, headerless)
-    except OSError as error:
-        if error.errno != errno.EMFILE:
-            raise
-        limit = open_files.most()
-    raise UserError(
-        f"{path} cannot be opened: each mapped shard is an open file, and this machine allows {limit:,}; raise that"
-        " (ulimit -Hn) or lower corpus.shards"
-    )
 
 
 def check_ids(folder: Folder) -> None:

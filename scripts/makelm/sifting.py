@@ -1,71 +1,22 @@
 """The second pass over a corpus: what only all documents together can tell, and whole documents that go for it.
 
-Document shards are read here as they stand on disk, one in each process, and written anew only where a document goes.
+Document shards are read as they stand on disk, and written anew only where a document goes.
 """
 
 import itertools
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from makelm import cleaning, contamination, documents, files, pool, reading
+from makelm import contamination, documents, files, reading
 from makelm.baselines import Tail
 from makelm.cleaning import Step
 from makelm.config_corpus import Clean, Split
 from makelm.deduplication import CONTAMINATED, IN_TRAIN, IN_VALID, KEPT, REASONS
 from makelm.manifest import file_sha256
-from makelm.progress import Bar, Progress
-
-SMALL = 1 << 25  # bytes of text that one process has examined when others would just have started
-
-
-class Examined(NamedTuple):
-    """What a process found in one training shard."""
-
-    fates: np.ndarray  # a byte for each document
-    counts: np.ndarray  # fate -> (documents, bytes)
-    seen: np.ndarray  # contamination.Seen.packed()
-
-
-def examine(index_folder: Path, most: float | None, task: tuple[Path, np.ndarray]) -> Examined:
-    """Returns the fates of a shard's documents: copies as the task says, and what overlaps the index by over `most`."""
-    path, fates = task
-    index = contamination.Index(index_folder)
-    seen = contamination.Seen(index.hashes.size)
-    counts = np.zeros((len(REASONS) + 1, 2), np.int64)
-    number = 0
-    for batch in documents.batches(documents.read(path), cleaning.BATCH):
-        sizes = [cleaning.byte_length(document.text) for document in batch]
-        for size, (share, places) in zip(sizes, contamination.overlaps(index, batch), strict=True):
-            if fates[number] == KEPT:
-                seen.found[places] = True
-                if most is not None and share > most:
-                    fates[number] = CONTAMINATED
-                else:
-                    seen.kept[places] = True
-            counts[fates[number]] += 1, size
-            number += 1
-    return Examined(fates, counts, seen.packed())
-
-
-def examine_train(
-    folder: Path, num_shards: int, fates: np.ndarray, index_folder: Path, most: float | None, cores: int, bar: Bar
-) -> tuple[np.ndarray, contamination.Seen]:
-    """Returns (documents and bytes by fate, what was seen of the index), and marks the contaminated ones in `fates`."""
-    paths = [folder / documents.shard_name("train", shard) for shard in range(num_shards)]
-    tasks = ((path, np.array(fates[shard::num_shards])) for shard, path in enumerate(paths))
-    seen = contamination.Seen(contamination.Index(index_folder).hashes.size)
-    counts = 0
-    found = pool.in_order(partial(examine, index_folder, most), tasks, min(cores, num_shards))
-    for shard, one in enumerate(found):
-        fates[shard::num_shards] = one.fates
-        counts = counts + one.counts
-        seen.add(one.seen)
-        bar.advance(int(one.counts[:, 1].sum()))
-    return counts, seen
+from makelm.progress import Progress
 
 
 class Sifted(NamedTuple):
@@ -92,9 +43,9 @@ def sift(
     everything = itertools.chain(read_part(folder, "valid", shards), itertools.chain.from_iterable(compared))
     index = contamination.build(scratch / "index", everything)
     most = settings.clean.max_contamination if settings.clean else None
-    cores = cores if parts["train"]["bytes"] > SMALL else 1
+    cores = cores if parts["train"]["bytes"] > contamination.SMALL else 1
     with progress.track(parts["train"]["bytes"], "B") as bar:
-        counts, seen = examine_train(folder, shards, fates["train"], scratch / "index", most, cores, bar)
+        counts, seen = contamination.examine_train(folder, shards, fates["train"], scratch / "index", most, cores, bar)
     if fates["train"].any():
         new["train"], tail = write_again(folder, "train", shards, fates["train"], progress)
     facts = measured(folder, settings, texts, index, seen)

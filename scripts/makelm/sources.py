@@ -41,7 +41,11 @@ def paths(words: Iterable[str], corpora: Iterable[str], option: str) -> dict[str
     words, corpora = list(words), list(corpora)
     if len(corpora) == 1 and len(words) == 1:
         return {corpora[0]: Path(words[0].removeprefix(f"{corpora[0]}="))}
-    found = {name: [word for word in words if word.startswith(f"{name}=")] for name in corpora}
+    found = {name: [] for name in corpora}
+    for word in words:
+        # names may have = in them: of those that fit, the longest is meant
+        if fitting := [name for name in corpora if word.startswith(f"{name}=")]:
+            found[max(fitting, key=len)].append(word)
     for name, own in found.items():
         if len(own) != 1 or len(words) != len(corpora):
             raise UserError(f"{option} needs one {name}=FOLDER, and one for each other corpus of {', '.join(corpora)}")

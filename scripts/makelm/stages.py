@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import model_validator
 
-from makelm import closure, manifest
+from makelm import closure
 from makelm.config import Config, Run, check_training
 from makelm.config_asking import Asking, Evaluate, Sample, TaskSource
 from makelm.config_corpus import Corpus
@@ -219,8 +219,3 @@ def packages(stage: str, lock: str) -> dict[str, str]:
                 " add it to pyproject.toml and run make lock"
             )
     return {package: versions[package] for package in needed}
-
-
-def canonical(value: dict) -> str:
-    """Returns the one text of a stage's keys."""
-    return manifest.canonical(value)

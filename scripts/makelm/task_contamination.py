@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from makelm import contamination, sifting
+from makelm import contamination
 from makelm.deduplication import KEPT
 from makelm.documents import Document
 from makelm.progress import Progress
@@ -33,9 +33,9 @@ def measure(
     for folder, facts in corpora.items():
         train, shards = facts["train"], facts["num_shards"]
         fates = np.full(train["documents"], KEPT, np.uint8)
-        several = cores if train["bytes"] > sifting.SMALL else 1
+        several = cores if train["bytes"] > contamination.SMALL else 1
         with progress.track(train["bytes"], "B") as bar:
-            found = sifting.examine_train(folder, shards, fates, scratch / "index", None, several, bar)[1]
+            found = contamination.examine_train(folder, shards, fates, scratch / "index", None, several, bar)[1]
         seen.add(found.packed())
     return {"ngram": contamination.NGRAM, "sampled": 0.5**index.halvings} | shares(index, seen, questions)
 

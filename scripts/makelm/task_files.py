@@ -4,6 +4,7 @@ This module is also imported when Snakemake reads the workflow, so it imports li
 """
 
 from collections.abc import Iterator
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +51,10 @@ def data_files(config: dict) -> list[Path]:
     for name in texts(given.get("data_files")):
         if is_address(name):
             continue
-        # as `datasets` does: a pattern, or a path
-        paths = sorted(path for path in Path().glob(name) if path.is_file()) if "*" in name else [Path(name)]
-        if not paths or not all(path.is_file() for path in paths):
+        # as `datasets` does: a path, or a pattern, which passes over hidden files
+        named = [name] if Path(name).is_file() else glob(name, recursive=True)  # noqa: PTH207  that takes no /data/*
+        paths = sorted(path for path in map(Path, named) if path.is_file())
+        if not paths:
             raise UserError(f"its data_files are not there: {name}")
         found += paths
     return found
@@ -72,7 +74,7 @@ def read_one(path: Path) -> dict:
         config = yaml.load(path.read_text(encoding="utf-8"), Loader)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, or what looks like a date and is none
         raise UserError(f"{path} is no YAML: {first_line(error)}") from None
     if not isinstance(config, dict):
         raise UserError(f"{path} is no task: a map of keys is expected")

@@ -67,20 +67,11 @@ def check_sum(path: Path, name: str, corpus: TokensCorpus) -> None:
 
 def from_hub(corpus: TokensCorpus, progress: Progress) -> tuple[dict[str, Path], str]:
     """Returns name -> file in the hub's cache (HF_HOME), and the commit that they are of."""
-    # half a second; only this source needs it
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.utils import disable_progress_bars
-
-    disable_progress_bars()  # the stage has its own
-    found, commit = {}, None
-    page, lacks = f"datasets/{corpus.repository}", "has no file"
+    found, commit = {}, corpus.revision
     with progress.track(len(corpus.files), "files") as bar:
         for name in corpus.files:
-            with hub.explained("corpus", corpus.repository, corpus.revision, page, f"{lacks} {name}"):
-                # after the first one they are of its commit, whatever is pushed meanwhile
-                path = hf_hub_download(corpus.repository, name, repo_type="dataset", revision=commit or corpus.revision)
-            found[name] = Path(path)
-            commit = commit or found[name].parents[len(PurePosixPath(name).parts) - 1].name
+            # after the first one they are of its commit, whatever is pushed meanwhile
+            found[name], commit = hub.fetch("corpus", corpus.repository, commit, name, "dataset")
             check_sum(found[name], name, corpus)
             bar.advance(1)
     return found, commit

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -85,7 +85,7 @@ class HuggingFace(FromFile):
             raise UserError(f"this tokenizer makes a special token of {begin(text)}; take it out of the text")
         return ids
 
-    def decode(self, ids) -> str:
+    def decode(self, ids: Iterable[int]) -> str:
         special = set(self.special_tokens.values())
         return self.library.decode([int(token) for token in ids if token not in special])
 

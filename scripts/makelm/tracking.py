@@ -6,7 +6,7 @@ metrics.jsonl, timings.jsonl and statistics.jsonl too, which are cut back to the
 
 import heapq
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -32,7 +32,15 @@ NO_CURVE = {"step", "seconds"}
 class Tracker:
     """Takes the numbers of one training; begun after its checkpoint is restored."""
 
-    def __init__(self, folder: Path, tracking: config.Tracking, run: str, keys: dict, log_every: int, say):
+    def __init__(
+        self,
+        folder: Path,
+        tracking: config.Tracking,
+        run: str,
+        keys: dict,
+        log_every: int,
+        say: Callable[[str], None],
+    ):
         """`folder` is checkpoints/<identity>; `keys` describe the run; `say` gets one line where W&B fails.
 
         Raises UserError where W&B is asked for and not installed.

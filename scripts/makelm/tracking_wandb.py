@@ -25,7 +25,9 @@ Rows = Callable[[int], Iterator[tuple[int, dict[str, float]]]]
 class WandbRun:
     """Takes numbers by step; says one line where W&B fails, and takes no more then."""
 
-    def __init__(self, folder: Path, tracking: config.Tracking, run: str, keys: dict, rows: Rows, say):
+    def __init__(
+        self, folder: Path, tracking: config.Tracking, run: str, keys: dict, rows: Rows, say: Callable[[str], None]
+    ):
         """`rows` gives what was done before this start, after a step. Raises UserError without the package."""
         if importlib.util.find_spec("wandb") is None:
             raise UserError(

@@ -71,8 +71,11 @@ def look(run: Path) -> State:
 
 def look_once(run: Path) -> State:
     """Returns what `look` does. Raises FileNotFoundError where a file is taken away meanwhile."""
-    folder, manifest, lock = newest(run / "checkpoints"), run / "manifest.json", run / ".manifest.lock"
-    if manifest.exists() and (folder is None or written(folder) <= manifest.stat().st_mtime):
+    folder, manifest, summary = newest(run / "checkpoints"), run / "manifest.json", run / "summary.json"
+    lock = locks.beside(manifest)
+    # where one of the two is gone, make trains the run again
+    published = manifest.exists() and summary.exists()
+    if published and (folder is None or written(folder) <= manifest.stat().st_mtime):
         return State(FINISHED, folder.name if folder else "", result=result(run))
     if folder is None:
         return State(STARTING if held(lock) else WAITING)

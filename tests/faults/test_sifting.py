@@ -179,7 +179,7 @@ def test_shards_are_examined_alike_in_several_processes(copies, tmp_path):
     for cores in (1, 2):
         fates = np.zeros(len(train), np.uint8)
         with Progress("test", io.StringIO(), None).track(0, "B") as bar:
-            counts, seen = sifting.examine_train(tmp_path / "out", 3, fates, tmp_path / "index", 0.1, cores, bar)
+            counts, seen = contamination.examine_train(tmp_path / "out", 3, fates, tmp_path / "index", 0.1, cores, bar)
         results.append((counts.tolist(), fates.tolist(), seen.packed().tolist()))
     assert results[0] == results[1] and index.hashes.size and any(results[0][1])
 

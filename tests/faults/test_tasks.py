@@ -15,7 +15,7 @@ from checkout import TINY
 from conftest import shape
 from questions import made, scorer_of, weights_of, write_task
 
-from makelm import manifest, tasks
+from makelm import manifest, task_scores, tasks
 from makelm.closure import SCRIPTS
 from makelm.config_asking import Asking
 from makelm.task_model import TaskModel
@@ -130,6 +130,6 @@ def test_the_tasks_of_gptjs_table_come_from_the_hub_once_and_are_asked_without_i
         facts = manifest.read(tmp_path / task / "manifest.json")["content"]["facts"]
         assert facts["splits"] == dict.fromkeys(splits, 3)
         asked = tasks.open_brought(tmp_path / task, facts, tmp_path / "scratch" / task)
-        scores, _ = tasks.ask(asked, model, asking)
+        scores, _ = task_scores.ask(asked, model, asking)
         assert scores["documents"] == 3 and set(scores["metrics"]) == METRICS[task]
         assert all(metric["value"] is not None for metric in scores["metrics"].values())

@@ -14,7 +14,7 @@ if "MAKELM_PARITY_PYTHON" not in os.environ:
 
 from sides import run_there, write_export, write_tokenizer
 
-from makelm import tasks
+from makelm import task_scores, tasks
 from makelm.config_asking import Asking, TaskSource
 from makelm.task_model import TaskModel
 
@@ -61,7 +61,7 @@ def test_each_answer_is_lm_evals_own(case, task, cases, tmp_path):
     folder.mkdir()
     source = TaskSource(name=None, file=str(root / case / "tasks" / f"{task}.yaml"))
     facts = tasks.bring(source, folder, tmp_path / "scratch")
-    _, ours = tasks.ask(tasks.open_brought(folder, facts, tmp_path / "other"), models[case], ASKING)
+    _, ours = task_scores.ask(tasks.open_brought(folder, facts, tmp_path / "other"), models[case], ASKING)
     assert len(ours) == len(theirs) == len(ROWS)
     for mine, other in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(*map(numbers, (mine["responses"], other["responses"])), rtol=BOUND, atol=BOUND)

@@ -121,7 +121,7 @@ def test_a_tokenizer_json_makes_the_same_ids(name, cases):
 @pytest.mark.parametrize("name", IMPORTS)
 def test_imports_compute_the_same(name, cases, table):
     theirs = dict(np.load(cases / f"in_{name}" / "out.npz"))
-    folder = hugging_face.open_folder(cases / f"in_{name}" / "made")
+    folder = hugging_face.Folder(cases / f"in_{name}" / "made")
     model = shape(**folder.shape, context_length=CONTEXT)
     folder.check(model, folder.vocab_rows)
     planned = random_parameters(model, folder.vocab_rows)

@@ -23,6 +23,7 @@ import makelm.cluster as makelm_cluster
 import makelm.configfile as makelm_configfile
 import makelm.errors as makelm_errors
 import makelm.malloc as makelm_malloc
+import makelm.manifest as makelm_manifest
 import makelm.source_files as makelm_source_files
 import makelm.stages as makelm_stages
 import makelm.used as makelm_used
@@ -119,13 +120,13 @@ def word(text):
 @functools.cache
 def keys(stage, name, task=None):
     """Returns a stage's result keys for a corpus, tokenizer or run, as the one text that Snakemake compares."""
-    return word(makelm_stages.canonical(makelm_stages.keys(stage, SETTINGS, name, LOCK, task)[0]))
+    return word(makelm_manifest.canonical(makelm_stages.keys(stage, SETTINGS, name, LOCK, task)[0]))
 
 
 @functools.cache
 def execution(stage, name):
     """Returns a stage's execution keys; they stand in resources:, which Snakemake does not compare."""
-    return word(makelm_stages.canonical(makelm_stages.keys(stage, SETTINGS, name, LOCK)[1]))
+    return word(makelm_manifest.canonical(makelm_stages.keys(stage, SETTINGS, name, LOCK)[1]))
 
 
 def asked(stage):
@@ -218,7 +219,8 @@ def start_files(run):
 
 def learning_files(tokenizer):
     """Returns the manifest of the corpus that a tokenizer is learned from, if it is learned."""
-    return [f"results/{makelm_artifacts.corpus_manifest(c)}" for c in makelm_used.learning_corpora(SETTINGS, tokenizer)]
+    corpora = makelm_used.learning_corpora(SETTINGS, tokenizer)
+    return [f"results/download_corpus/{corpus}/manifest.json" for corpus in corpora]
 
 
 def tokenizer_folder(run):
