@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import pytest
 from conftest import random_parameters, shape
+from pydantic import ValidationError
 from served import make_run
 from test_prompts import encoding
 
@@ -104,6 +105,15 @@ def test_a_prompt_has_any_of_four_shapes_and_choices_have_seeds_of_their_own():
 def test_what_cannot_be_had_is_named(keys, param, message):
     error = refused(**({"prompt": "a"} | keys))
     assert error.param == param and message in error.message and "\n" not in error.message
+
+
+def test_a_long_list_of_what_is_wrong_is_not_looked_at_to_its_end(monkeypatch):
+    for prompt in ([True] * 1000, [[]] * 1000, ["a", 1] * 1000):
+        with pytest.raises(ValidationError) as caught:
+            serving_requests.Body.model_validate({"prompt": prompt})
+        assert caught.value.error_count() < 10
+    monkeypatch.setattr(serving_requests, "ids_of", None)
+    assert "7 texts at once" in refused(prompt=["a"] * 7).message
 
 
 def test_keys_that_ask_for_nothing_pass():

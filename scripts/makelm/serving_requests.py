@@ -29,7 +29,7 @@ NOTHING = (None, 0, "", {})
 UNSUPPORTED = ("suffix", "logit_bias", "presence_penalty", "frequency_penalty")
 
 T = TypeVar("T")
-Some = Annotated[list[T], Field(min_length=1)]
+Some = Annotated[list[T], Field(min_length=1, fail_fast=True)]  # others wait while a request is checked
 Id = Annotated[int, Field(ge=0)]
 Stop = Annotated[str, Field(min_length=1, max_length=STOP_LENGTH)]
 
@@ -147,13 +147,14 @@ def asked(body: Body, encoding: Tokenizer, skeleton: Skeleton, limits: Limits) -
         raise ApiError(400, f"max_tokens: at most {limits.max_tokens:,} here", "max_tokens", "invalid_value")
     options = options_of(body, min(16, limits.max_tokens))
     new, last = options[0].max_new_tokens, body.truncate_prompt_tokens
-    found = [ids_of(prompt, encoding, skeleton, new, last) for prompt in listed(body.prompt)]
-    texts = len(found) * len(options)
+    given = listed(body.prompt)
+    texts = len(given) * len(options)
     if texts > limits.queue:
-        param = "prompt" if len(found) > limits.queue else "n"
+        param = "prompt" if len(given) > limits.queue else "n"
         message = f"{param}: {texts:,} texts at once (prompts times n); at most {limits.queue:,} here"
         raise ApiError(400, message, param, "invalid_value")
-    echoes = [prompt if isinstance(prompt, str) else encoding.decode(prompt) for prompt in listed(body.prompt)]
+    found = [ids_of(prompt, encoding, skeleton, new, last) for prompt in given]
+    echoes = [prompt if isinstance(prompt, str) else encoding.decode(prompt) for prompt in given]
     usage = bool(body.stream_options and body.stream_options.include_usage)
     quiet = [""] * len(found)
     return Asked(found, options, body.logprobs, echoes if body.echo else quiet, bool(body.stream), usage)
