@@ -361,8 +361,9 @@ def test_a_token_is_asked_for_and_other_origins_are_let_in_by_name(guarded):
     allowed = guarded.ask("/v1/models", Origin="https://a.example", **TOKEN)
     assert allowed[0] == 200 and allowed[1]["access-control-allow-origin"] == "https://a.example"
     before = {"Origin": "https://a.example", "Access-Control-Request-Method": "POST"}
-    before |= {"Access-Control-Request-Headers": "authorization,content-type"}
+    before |= {"Access-Control-Request-Headers": "authorization,content-type,x-stainless-lang"}  # OpenAI's in a page
     assert guarded.ask("/v1/completions", method="OPTIONS", **before)[0] == 200
+    assert "Retry-After" in allowed[1]["access-control-expose-headers"]
     status, headers, _ = guarded.ask("/v1/models", Origin="https://b.example", **TOKEN)
     assert status == 403 and "access-control-allow-origin" not in headers
 
@@ -465,6 +466,10 @@ def test_a_server_that_cannot_begin_says_why_in_one_line(served, tmp_path, capsy
         ([*mine, *free, "--host", 70 * "x"], "cannot listen on xxx"),
         ([*mine, *free, "--token-file", str(tmp_path / "empty")], "should be one word of ASCII characters"),
         ([*mine, *free, "--token-file", str(tmp_path)], "--token-file: cannot read"),
+        *(
+            ([*mine, *free, "--allow-origin", origin], f"--allow-origin: '{origin}' should be a page's origin")
+            for origin in ("lab.example", "*", "https://lab.example/")
+        ),
         ([*mine, *free, "--tokenizer", str(tmp_path)], "is missing; run train_tokenizer"),
     ]
 

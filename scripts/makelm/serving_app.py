@@ -93,8 +93,9 @@ def make_app(service: Service) -> ASGIApp:
 
 def cross_origin(service: Service) -> dict:
     """Returns what other pages may do."""
-    headers = ["Authorization", "Content-Type"]
-    return {"allow_origins": service.origins, "allow_methods": ["GET", "POST"], "allow_headers": headers}
+    # clients say in headers of their own what they are, and read when to ask again
+    headers = {"allow_headers": ["*"], "expose_headers": ["Retry-After", "X-Request-Id", "X-Should-Retry"]}
+    return {"allow_origins": service.origins, "allow_methods": ["GET", "POST"]} | headers
 
 
 # ---- errors
