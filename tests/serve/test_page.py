@@ -121,6 +121,14 @@ def test_several_texts_have_seeds_that_follow_each_other(visit, served):
     expect(page.locator("#seed")).to_have_value("4")
 
 
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_long_seed_is_seen_whole(visit, width):
+    page = visit(width=width)
+    page.evaluate("document.querySelector('.options').open = true")
+    fill(page, "", seed=4294967295)
+    assert page.locator("#seed").evaluate("(field) => field.scrollWidth <= field.clientWidth")
+
+
 def test_without_a_seed_each_text_is_another_and_says_its_own(visit, served):
     page, options = visit(), {"max_tokens": 16, "temperature": 1}
     found = []
@@ -330,6 +338,15 @@ def test_choosing_the_end_of_text_ends_it_and_part_of_a_character_cannot_be_chos
     page.locator("#panel .bars button", has_text=end).click()
     assert shown(page) == ["a"]
     expect(page.locator("figcaption .end")).to_have_text("ended by you after 1 token")
+
+
+def test_a_text_from_right_to_left_goes_on_to_the_left(visit):
+    page = visit()
+    answered(page, {" עולם": -1.0})
+    write(page, "שלום", max_tokens=1)
+    prompt, text = (page.locator(f".sample {name}").bounding_box() for name in (".prompt", ".text"))
+    assert text["x"] + text["width"] <= prompt["x"] + 1
+    assert page.locator("#prompt").evaluate("field => getComputedStyle(field).direction") == "rtl"
 
 
 def test_what_a_model_writes_stays_text(visit):
