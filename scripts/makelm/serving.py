@@ -158,6 +158,4 @@ def describe(name: str, args: argparse.Namespace, trained: weights.Weights, enco
         "end_of_text": None if encoding.end_of_text is None else Names(encoding)(encoding.end_of_text),
         "max_tokens": args.max_tokens,
         "max_logprobs": ALTERNATIVES,
-        # sliding positions have no end
-        "endless": trained.model.positions.kind != "learned",
     }
