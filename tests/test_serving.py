@@ -121,6 +121,7 @@ def test_keys_that_ask_for_nothing_pass():
     assert asked(prompt="a", user="me", stream=True, stream_options={"include_usage": True}, **nothing).usage
     many = {"temperature": 0, "top_k": -1, "min_p": 0, "repetition_penalty": 1, "stop": [], "seed": -1}
     assert asked(prompt="a", **many).options[0] == Options(16, 0.0, seed=2**64 - 1)
+    assert [asked(prompt="a", ignore_eos=each).options[0].ends for each in (None, False, True)] == [True, True, False]
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\xff", b'{"temperature": NaN}', b"[" * 100_000, b"1" * 5000])
@@ -335,6 +336,16 @@ def test_a_text_is_the_generators_whole_and_streamed(served):
     assert [each for choice in choices for each in choice["logprobs"]["token_logprobs"]] == expected.logprobs
     assert [choice["finish_reason"] for choice in choices][-2:] == [None, "length"]
     assert last["choices"] == [] and last["usage"]["completion_tokens"] == 20 and parts[0]["usage"] is None
+
+
+def test_the_end_of_a_document_ends_a_text_unless_that_is_ignored(served):
+    # it is one of 257 tokens, all about as likely
+    keys = {"prompt": "ab", "max_tokens": 100, "seed": 1, "temperature": 3, "logprobs": 0}
+    texts = [json.loads(served.ask("/v1/completions", keys | {"seed": seed})[2])["choices"][0] for seed in range(8)]
+    seed, short = next((seed, each) for seed, each in enumerate(texts) if each["finish_reason"] == "stop")
+    whole = json.loads(served.ask("/v1/completions", keys | {"seed": seed, "ignore_eos": True})[2])["choices"][0]
+    assert whole["finish_reason"] == "length" and len(whole["logprobs"]["tokens"]) == 100
+    assert whole["text"].startswith(short["text"]) and "".join(whole["logprobs"]["tokens"]) == whole["text"]
 
 
 def test_errors_have_the_form_that_clients_know(served):

@@ -40,7 +40,7 @@ class StreamOptions(Section):
 
 
 class Body(Section):
-    """The request as it comes; null is the default. Keys from top_k to truncate_prompt_tokens are not OpenAI's."""
+    """The request as it comes; null is the default. Keys from top_k to ignore_eos are not OpenAI's."""
 
     model: str | None = None
     prompt: str | Some[str] | Some[Id] | Some[Some[Id]] | None = None  # null: the beginning of a document
@@ -52,6 +52,7 @@ class Body(Section):
     min_p: MinP | None = None
     repetition_penalty: RepetitionPenalty | None = None
     truncate_prompt_tokens: Annotated[int, Field(ge=-1)] | None = None  # its last ones count; -1: all there is room for
+    ignore_eos: bool | None = None  # the end of a document does not end the text
     seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=STOPS)] | None = None
     logprobs: Annotated[int, Field(ge=0, le=ALTERNATIVES)] | None = None
@@ -175,6 +176,7 @@ def options_of(body: Body, usual: int) -> list[Options]:
             seed=(seed + number) % 2**64,
             stop=tuple(stop),
             logprobs=body.logprobs or 0,
+            ends=not body.ignore_eos,
         )
         for number in range(body.n or 1)
     ]
