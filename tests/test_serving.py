@@ -23,6 +23,7 @@ from makelm.serving_engine import SteadyEngine, Writer
 from makelm.serving_errors import ApiError
 from makelm.serving_metrics import Metrics
 from makelm.serving_requests import Limits
+from makelm.serving_service import Service
 
 MODEL = shape(context_length=32, n_layers=1)
 SKELETON = Skeleton(MODEL, encoding.vocab_size, encoding.end_of_text)
@@ -244,7 +245,7 @@ class Served:
         self.metrics = Metrics()
         self.writer = Writer(own, LIMITS.queue, self.metrics, self.lines.append)
         usual = {"token": None, "hosts": frozenset({"127.0.0.1"}), "origins": (), "limits": LIMITS}
-        self.service = serving_app.Service(
+        self.service = Service(
             model={"id": "m"},
             encoding=encoding,
             writer=self.writer,

@@ -14,10 +14,10 @@ from makelm import cli, interactive, pages, programs, serving_app, serving_conne
 from makelm.errors import DONE, USER, UserError
 from makelm.model import Skeleton
 from makelm.serving_answers import Names
-from makelm.serving_app import Service
 from makelm.serving_engine import CHUNK, SteadyEngine, Writer
 from makelm.serving_metrics import Metrics
 from makelm.serving_requests import ALTERNATIVES, Limits
+from makelm.serving_service import Service
 from makelm.tokenizer import Tokenizer
 
 TOKEN = "MAKELM_TOKEN"
