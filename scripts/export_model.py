@@ -37,7 +37,7 @@ def export_model(job: cli.Job) -> None:
     found = write_layout(job, trained, encoding.first) if architecture else write_own(job, trained, reason)
     write_json(job, "parity.json", found)
     write_json(job, "generation_config.json", export.generation_config(trained, encoding.first))
-    for name, content in tokenizer_export.hugging_face_files(encoding).items():
+    for name, content in tokenizer_export.hugging_face_files(encoding, trained.model.context_length).items():
         (job.staging / name).write_bytes(content)
     if encoding.kind == "sentencepiece":
         job.say(f"{encoding.FILE} is SentencePiece's own: read it with sentencepiece, AutoTokenizer does not")

@@ -174,6 +174,8 @@ def test_a_model_without_a_class_is_handed_on_as_it_is(job):
     assert made.published[0][0] == {"architecture": None} and about["reason"] in made.said[0]
     names = {"parity.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
     assert names < {path.name for path in made.staging.iterdir()}
+    ends = json.loads((made.staging / "tokenizer_config.json").read_text())
+    assert ends["model_max_length"] == own.model.context_length
 
 
 # ---- in

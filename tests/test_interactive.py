@@ -1,5 +1,6 @@
 """Talking to a run: it finds its tokenizer, streams what the generator writes, and survives Ctrl-C."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from test_prompts import encoding
 
 from makelm import generate, interactive, weights
 from makelm.model import Skeleton
+from makelm.pages import visible
 
 MODEL = shape(context_length=32, n_layers=1)
 
@@ -55,9 +57,11 @@ def test_a_conversation_goes_on_until_there_is_no_more(run, capsys, monkeypatch)
         return line
 
     monkeypatch.setattr("builtins.input", answer)
+    for stream in (sys.stdin, sys.stdout):
+        monkeypatch.setattr(stream, "isatty", lambda: True, raising=False)
     assert ask(run, "--max-new-tokens", "12") == 0
     said = capsys.readouterr()
-    assert said.out == "\n".join([expected("a\nb", 12), "", expected("x", 12), "", ""])
+    assert said.out == visible("\n".join([expected("a\nb", 12), "", expected("x", 12), "", ""]))
     assert "Ctrl-D ends" in said.err
 
 
@@ -69,6 +73,27 @@ def test_a_line_that_is_not_utf_8_is_told_of_and_the_next_one_is_answered(run):
     )
     assert done.returncode == 0 and expected("x", 2).encode() in done.stdout
     assert b"the line is not UTF-8: there is a byte 0xff after 'a'" in done.stderr and b"Traceback" not in done.stderr
+
+
+def talk(run, *words: str, **more) -> subprocess.Popen:
+    """Starts a conversation of its own process, with pipes to and from it."""
+    command = [sys.executable, ROOT / "scripts/sample_model.py", "--run", run, "--cores", "2", "--temperature", "0"]
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    return subprocess.Popen([*command, *words], **pipes | more)
+
+
+def test_lines_that_are_piped_in_get_answers_and_nothing_else(run):
+    with talk(run, "--max-new-tokens", "4") as process:
+        out, complaints = process.communicate(b"a\nx")
+    assert out.decode() == f"{expected('a', 4)}\n{expected('x', 4)}\n" and complaints == b""
+
+
+def test_whoever_reads_no_further_ends_it(run):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with talk(run, "--prompt", "a", stdout=writer) as process:
+        os.close(writer)
+        assert process.wait() == 0 and process.stderr.read() == b""
 
 
 def test_an_empty_prompt_needs_a_token_to_begin_with(monkeypatch):

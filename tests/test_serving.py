@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import pytest
 from conftest import random_parameters, shape
+from pydantic import ValidationError
 from served import make_run
 from test_prompts import encoding
 
@@ -22,6 +23,7 @@ from makelm.serving_engine import SteadyEngine, Writer
 from makelm.serving_errors import ApiError
 from makelm.serving_metrics import Metrics
 from makelm.serving_requests import Limits
+from makelm.serving_service import Service
 
 MODEL = shape(context_length=32, n_layers=1)
 SKELETON = Skeleton(MODEL, encoding.vocab_size, encoding.end_of_text)
@@ -106,11 +108,21 @@ def test_what_cannot_be_had_is_named(keys, param, message):
     assert error.param == param and message in error.message and "\n" not in error.message
 
 
+def test_a_long_list_of_what_is_wrong_is_not_looked_at_to_its_end(monkeypatch):
+    for prompt in ([True] * 1000, [[]] * 1000, ["a", 1] * 1000):
+        with pytest.raises(ValidationError) as caught:
+            serving_requests.Body.model_validate({"prompt": prompt})
+        assert caught.value.error_count() < 10
+    monkeypatch.setattr(serving_requests, "ids_of", None)
+    assert "7 texts at once" in refused(prompt=["a"] * 7).message
+
+
 def test_keys_that_ask_for_nothing_pass():
     nothing = {"suffix": None, "logit_bias": {}, "presence_penalty": 0, "frequency_penalty": 0.0, "best_of": 2, "n": 2}
     assert asked(prompt="a", user="me", stream=True, stream_options={"include_usage": True}, **nothing).usage
     many = {"temperature": 0, "top_k": -1, "min_p": 0, "repetition_penalty": 1, "stop": [], "seed": -1}
     assert asked(prompt="a", **many).options[0] == Options(16, 0.0, seed=2**64 - 1)
+    assert [asked(prompt="a", ignore_eos=each).options[0].ends for each in (None, False, True)] == [True, True, False]
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\xff", b'{"temperature": NaN}', b"[" * 100_000, b"1" * 5000])
@@ -233,7 +245,7 @@ class Served:
         self.metrics = Metrics()
         self.writer = Writer(own, LIMITS.queue, self.metrics, self.lines.append)
         usual = {"token": None, "hosts": frozenset({"127.0.0.1"}), "origins": (), "limits": LIMITS}
-        self.service = serving_app.Service(
+        self.service = Service(
             model={"id": "m"},
             encoding=encoding,
             writer=self.writer,
@@ -327,6 +339,16 @@ def test_a_text_is_the_generators_whole_and_streamed(served):
     assert last["choices"] == [] and last["usage"]["completion_tokens"] == 20 and parts[0]["usage"] is None
 
 
+def test_the_end_of_a_document_ends_a_text_unless_that_is_ignored(served):
+    # it is one of 257 tokens, all about as likely
+    keys = {"prompt": "ab", "max_tokens": 100, "seed": 1, "temperature": 3, "logprobs": 0}
+    texts = [json.loads(served.ask("/v1/completions", keys | {"seed": seed})[2])["choices"][0] for seed in range(8)]
+    seed, short = next((seed, each) for seed, each in enumerate(texts) if each["finish_reason"] == "stop")
+    whole = json.loads(served.ask("/v1/completions", keys | {"seed": seed, "ignore_eos": True})[2])["choices"][0]
+    assert whole["finish_reason"] == "length" and len(whole["logprobs"]["tokens"]) == 100
+    assert whole["text"].startswith(short["text"]) and "".join(whole["logprobs"]["tokens"]) == whole["text"]
+
+
 def test_errors_have_the_form_that_clients_know(served):
     big = {"prompt": "x" * 3000}
     assert served.error("/v1/completions", big)[:3] == (413, "the body may have 2,000 bytes", "body_too_large")
@@ -351,8 +373,9 @@ def test_a_token_is_asked_for_and_other_origins_are_let_in_by_name(guarded):
     allowed = guarded.ask("/v1/models", Origin="https://a.example", **TOKEN)
     assert allowed[0] == 200 and allowed[1]["access-control-allow-origin"] == "https://a.example"
     before = {"Origin": "https://a.example", "Access-Control-Request-Method": "POST"}
-    before |= {"Access-Control-Request-Headers": "authorization,content-type"}
+    before |= {"Access-Control-Request-Headers": "authorization,content-type,x-stainless-lang"}  # OpenAI's in a page
     assert guarded.ask("/v1/completions", method="OPTIONS", **before)[0] == 200
+    assert "Retry-After" in allowed[1]["access-control-expose-headers"]
     status, headers, _ = guarded.ask("/v1/models", Origin="https://b.example", **TOKEN)
     assert status == 403 and "access-control-allow-origin" not in headers
 
@@ -371,7 +394,10 @@ def test_logs_and_metrics_hold_no_prompt(served):
     assert "makelm_time_to_first_token_seconds_bucket" in text
 
 
-def test_a_full_queue_says_when_to_come_again_and_who_leaves_frees_slots(served):
+def test_a_full_queue_says_when_to_come_again_and_who_leaves_frees_slots(served, monkeypatch):
+    step, goes_on = served.writer.engine.step, threading.Event()
+    # no text ends before all are here, however slow this machine is
+    monkeypatch.setattr(served.writer.engine, "step", lambda: goes_on.wait(60) and step())
     long = {"prompt": "a", "max_tokens": 512, "n": 4}
     leavers = [http.client.HTTPConnection("127.0.0.1", served.port) for _ in range(2)]
     for leaver, waiting in zip(leavers, (2, 6), strict=True):  # the first takes both slots
@@ -383,7 +409,8 @@ def test_a_full_queue_says_when_to_come_again_and_who_leaves_frees_slots(served)
     assert "texts wait already; try again in" in message
     for leaver in leavers:
         leaver.close()
-    deadline = time.monotonic() + 5
+    goes_on.set()
+    deadline = time.monotonic() + 30
     while served.writer.live or served.writer.waiting or sum(" 499 " in line for line in served.lines) < 2:
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -455,6 +482,10 @@ def test_a_server_that_cannot_begin_says_why_in_one_line(served, tmp_path, capsy
         ([*mine, *free, "--host", 70 * "x"], "cannot listen on xxx"),
         ([*mine, *free, "--token-file", str(tmp_path / "empty")], "should be one word of ASCII characters"),
         ([*mine, *free, "--token-file", str(tmp_path)], "--token-file: cannot read"),
+        *(
+            ([*mine, *free, "--allow-origin", origin], f"--allow-origin: '{origin}' should be a page's origin")
+            for origin in ("lab.example", "*", "https://lab.example/")
+        ),
         ([*mine, *free, "--tokenizer", str(tmp_path)], "is missing; run train_tokenizer"),
     ]
 

@@ -83,6 +83,8 @@ def main(words: list[str]) -> int:
         return USER
     except KeyboardInterrupt:
         print()
+    except BrokenPipeError:  # nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return DONE
 
 
@@ -162,20 +164,27 @@ def show(pieces: Generator[str, None, None]) -> None:
 
 
 def converse(engine: Engine, encoding: tokenizer.Tokenizer, options: Options, fresh: bool) -> None:
-    """Writes on from each line that is typed, until there is none; `fresh`: each time with another seed."""
+    """Writes on from each line that is typed or piped in, until there is none; `fresh`: each time with another seed.
+
+    What goes to a file or program is the answers alone.
+    """
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  lines can be edited and called back
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")  # a line that is not UTF-8 is one to complain of, not the end
-    print(HELP, file=sys.stderr)
+    typing = sys.stdin.isatty()
+    if typing:
+        print(HELP, file=sys.stderr)
+    asks = "> " if typing and sys.stdout.isatty() else ""
     while True:
         try:
-            line = input("> ")
+            line = input(asks)
         except KeyboardInterrupt:
             print()
             continue
         except EOFError:
-            print()
+            if asks:
+                print()
             return
         try:
             check_text("the line", line)

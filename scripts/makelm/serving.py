@@ -14,10 +14,10 @@ from makelm import cli, interactive, pages, programs, serving_app, serving_conne
 from makelm.errors import DONE, USER, UserError
 from makelm.model import Skeleton
 from makelm.serving_answers import Names
-from makelm.serving_app import Service
 from makelm.serving_engine import CHUNK, SteadyEngine, Writer
 from makelm.serving_metrics import Metrics
 from makelm.serving_requests import ALTERNATIVES, Limits
+from makelm.serving_service import Service
 from makelm.tokenizer import Tokenizer
 
 TOKEN = "MAKELM_TOKEN"
@@ -62,6 +62,7 @@ def main(words: list[str]) -> int:
         cli.limit_cores(args.cores)
         programs.keep(args.cores, programs.of_workflow(args.run))
         token = token_of(args)
+        check_origins(args.allow_origin)
         place = bind(args, token)
         service = open_service(args, token)
     except UserError as error:
@@ -96,6 +97,13 @@ def token_of(args: argparse.Namespace) -> str | None:
     if token is not None and not re.fullmatch(r"[!-~]+", token):
         raise UserError(f"the token of {args.token_file or TOKEN} should be one word of ASCII characters")
     return token
+
+
+def check_origins(origins: list[str]) -> None:
+    """Raises UserError where a browser would never say that a page is from there."""
+    for origin in origins:
+        if not re.fullmatch(r"null|[a-z-]+://[^/?#@*\sA-Z]+", origin):
+            raise UserError(f"--allow-origin: {origin!r} should be a page's origin, such as https://lab.example")
 
 
 def bind(args: argparse.Namespace, token: str | None) -> socket.socket:
@@ -150,6 +158,4 @@ def describe(name: str, args: argparse.Namespace, trained: weights.Weights, enco
         "end_of_text": None if encoding.end_of_text is None else Names(encoding)(encoding.end_of_text),
         "max_tokens": args.max_tokens,
         "max_logprobs": ALTERNATIVES,
-        # sliding positions have no end
-        "endless": trained.model.positions.kind != "learned",
     }

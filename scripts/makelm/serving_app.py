@@ -1,4 +1,4 @@
-"""The HTTP side of a served model: its paths, who may ask, and answers that end when their client does."""
+"""The HTTP side of a served model: its paths, and who may ask."""
 
 import asyncio
 import base64
@@ -7,9 +7,7 @@ import hmac
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from contextlib import asynccontextmanager
 from functools import partial
 from urllib.parse import SplitResult, urlsplit
 
@@ -23,41 +21,15 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from makelm import serving_requests
-from makelm.serving_answers import END, Choice, Completion, Names, encoded, event
-from makelm.serving_engine import Answer, Writer
 from makelm.serving_errors import ApiError
-from makelm.serving_metrics import Metrics
-from makelm.serving_requests import Asked, Limits
-from makelm.tokenizer import Tokenizer
+from makelm.serving_replies import LEFT, PLAIN, Reply, failed, reply
+from makelm.serving_service import Service
 
 BODY_SECONDS = 20  # until a request's body is here
-LEFT = 499  # the status, in the log, of a request whose client went away
 CONNECTIONS = 900  # open files are few (ulimit -n is often 1,024)
 OPEN = ("/", "/health")  # without a token
 POLLED = ("/health", "/metrics")  # so often that the log would be full of them
 CLOSE = {"Connection": "close"}
-PLAIN = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
-STREAM = PLAIN | {"Content-Type": "text/event-stream; charset=utf-8", "X-Accel-Buffering": "no"}
-
-
-@dataclass(frozen=True)
-class Service:
-    """A model and how it is served."""
-
-    model: dict  # what /v1/models says of it
-    encoding: Tokenizer
-    writer: Writer
-    metrics: Metrics
-    limits: Limits
-    page: str
-    token: str | None  # which clients must show; None: no client must
-    hosts: frozenset[str] | None  # names that this server may be called by; None: any
-    origins: tuple[str, ...]  # whose pages may ask
-    log: Callable[[str], None]
-
-    @property
-    def id(self) -> str:
-        return self.model["id"]
 
 
 def make_app(service: Service) -> ASGIApp:
@@ -93,16 +65,12 @@ def make_app(service: Service) -> ASGIApp:
 
 def cross_origin(service: Service) -> dict:
     """Returns what other pages may do."""
-    headers = ["Authorization", "Content-Type"]
-    return {"allow_origins": service.origins, "allow_methods": ["GET", "POST"], "allow_headers": headers}
+    # clients say in headers of their own what they are, and read when to ask again
+    headers = {"allow_headers": ["*"], "expose_headers": ["Retry-After", "X-Request-Id", "X-Should-Retry"]}
+    return {"allow_origins": service.origins, "allow_methods": ["GET", "POST"]} | headers
 
 
 # ---- errors
-
-
-def failed(error: ApiError) -> Response:
-    """Returns an error as an answer."""
-    return Response(encoded(error.form), error.status, {**PLAIN, **error.headers}, "application/json")
 
 
 async def told(_: Request, error: ApiError) -> Response:
@@ -235,10 +203,6 @@ async def model(service: Service, request: Request) -> Response:
     return reply(service.model)
 
 
-def reply(content: dict, status: int = 200) -> Response:
-    return Response(encoded(content), status, PLAIN, "application/json")
-
-
 def unknown(service: Service, name: str) -> ApiError:
     return ApiError(404, f"the model {name!r} is not here; {service.id!r} is", "model", "model_not_found")
 
@@ -273,99 +237,3 @@ async def body_of(request: Request, limit: int) -> bytes:
         late = f"the body was not here after {BODY_SECONDS} s"
         raise ApiError(408, late, code="body_too_slow", headers=CLOSE) from None
     return bytes(content)
-
-
-class Reply:
-    """The answer to a completions request. It ends with its texts, with its client or when its time is up."""
-
-    def __init__(self, service: Service, asked: Asked, request: Request):
-        self.service, self.asked, self.request = service, asked, request
-        names, name = Names(service.encoding), f"cmpl-{request.state.id}"
-        per_prompt = len(asked.options)
-        choices = [
-            Choice(index, names, asked.logprobs is not None, asked.echoes[index // per_prompt])
-            for index in range(len(asked.prompts) * per_prompt)
-        ]
-        self.completion = Completion(name, service.id, choices, sum(map(len, asked.prompts)), asked.usage)
-        self.started = False
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        wanted = [(prompt, options) for prompt in self.asked.prompts for options in self.asked.options]
-        answer, texts = self.service.writer.ask(wanted)
-        write = self.stream if self.asked.stream else self.whole
-        try:
-            async with asyncio.timeout(self.service.limits.seconds):
-                if not await stays(write(answer, send), receive):
-                    scope["state"]["status"] = LEFT
-        except TimeoutError:
-            scope["state"]["status"] = 504
-            await self.end(send, too_late(self.service.limits.seconds))
-        except ApiError as error:
-            scope["state"]["status"] = error.status
-            await self.end(send, error)
-        finally:
-            self.service.writer.drop(answer, texts)
-            usage = self.completion.usage
-            scope["state"]["tokens"] = f", {usage['prompt_tokens']} + {usage['completion_tokens']} tokens"
-
-    async def whole(self, answer: Answer, send: Send) -> None:
-        """Sends all texts once they have ended."""
-        arrived = []
-        async for batch in answer.batches():
-            arrived += batch
-        content = self.completion.whole(arrived)
-        self.started = True
-        await Response(content, headers=PLAIN, media_type="application/json")(self.request.scope, None, send)
-
-    async def stream(self, answer: Answer, send: Send) -> None:
-        """Sends texts as they come. Before there is something to send, an error still has a status of its own."""
-        async for batch in answer.batches():
-            if not self.started:
-                headers = [(name.lower().encode(), value.encode()) for name, value in STREAM.items()]
-                self.started = True
-                await send({"type": "http.response.start", "status": 200, "headers": headers})
-            if parts := self.completion.parts(batch):
-                await say(send, self.completion.chunk(parts))
-        await say(send, (self.completion.last() if self.asked.usage else b"") + END, more=False)
-
-    async def end(self, send: Send, error: ApiError) -> None:
-        """Says why no more comes."""
-        if not self.started:
-            await failed(error)(self.request.scope, None, send)
-        elif not self.asked.stream or self.request.state.connection.flow.write_paused:
-            self.request.state.connection.transport.abort()  # nobody reads
-        else:
-            await say(send, event(error.form), more=False)
-
-
-async def say(send: Send, content: bytes, more: bool = True) -> None:
-    await send({"type": "http.response.body", "body": content, "more_body": more})
-
-
-def too_late(seconds: float) -> ApiError:
-    # without it, clients ask for the same again
-    once = {"x-should-retry": "false"}
-    return ApiError(
-        504, f"not done after {seconds:g} s; lower max_tokens or come again later", code="timeout", headers=once
-    )
-
-
-async def stays(work: Awaitable[None], receive: Receive) -> bool:
-    """Does work as long as the client stays. Returns whether it was done."""
-    both = [asyncio.ensure_future(work), asyncio.ensure_future(until_gone(receive))]
-    try:
-        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-        if both[0].done():
-            both[0].result()
-        return both[0].done()
-    finally:
-        for task in both:
-            task.cancel()
-        for task in both:
-            with suppress(asyncio.CancelledError, ApiError):
-                await task
-
-
-async def until_gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

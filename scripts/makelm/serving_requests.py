@@ -29,7 +29,7 @@ NOTHING = (None, 0, "", {})
 UNSUPPORTED = ("suffix", "logit_bias", "presence_penalty", "frequency_penalty")
 
 T = TypeVar("T")
-Some = Annotated[list[T], Field(min_length=1)]
+Some = Annotated[list[T], Field(min_length=1, fail_fast=True)]  # others wait while a request is checked
 Id = Annotated[int, Field(ge=0)]
 Stop = Annotated[str, Field(min_length=1, max_length=STOP_LENGTH)]
 
@@ -40,7 +40,7 @@ class StreamOptions(Section):
 
 
 class Body(Section):
-    """The request as it comes; null is the default. Keys from top_k to truncate_prompt_tokens are not OpenAI's."""
+    """The request as it comes; null is the default. Keys from top_k to ignore_eos are not OpenAI's."""
 
     model: str | None = None
     prompt: str | Some[str] | Some[Id] | Some[Some[Id]] | None = None  # null: the beginning of a document
@@ -52,6 +52,7 @@ class Body(Section):
     min_p: MinP | None = None
     repetition_penalty: RepetitionPenalty | None = None
     truncate_prompt_tokens: Annotated[int, Field(ge=-1)] | None = None  # its last ones count; -1: all there is room for
+    ignore_eos: bool | None = None  # the end of a document does not end the text
     seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=STOPS)] | None = None
     logprobs: Annotated[int, Field(ge=0, le=ALTERNATIVES)] | None = None
@@ -147,13 +148,14 @@ def asked(body: Body, encoding: Tokenizer, skeleton: Skeleton, limits: Limits) -
         raise ApiError(400, f"max_tokens: at most {limits.max_tokens:,} here", "max_tokens", "invalid_value")
     options = options_of(body, min(16, limits.max_tokens))
     new, last = options[0].max_new_tokens, body.truncate_prompt_tokens
-    found = [ids_of(prompt, encoding, skeleton, new, last) for prompt in listed(body.prompt)]
-    texts = len(found) * len(options)
+    given = listed(body.prompt)
+    texts = len(given) * len(options)
     if texts > limits.queue:
-        param = "prompt" if len(found) > limits.queue else "n"
+        param = "prompt" if len(given) > limits.queue else "n"
         message = f"{param}: {texts:,} texts at once (prompts times n); at most {limits.queue:,} here"
         raise ApiError(400, message, param, "invalid_value")
-    echoes = [prompt if isinstance(prompt, str) else encoding.decode(prompt) for prompt in listed(body.prompt)]
+    found = [ids_of(prompt, encoding, skeleton, new, last) for prompt in given]
+    echoes = [prompt if isinstance(prompt, str) else encoding.decode(prompt) for prompt in given]
     usage = bool(body.stream_options and body.stream_options.include_usage)
     quiet = [""] * len(found)
     return Asked(found, options, body.logprobs, echoes if body.echo else quiet, bool(body.stream), usage)
@@ -174,6 +176,7 @@ def options_of(body: Body, usual: int) -> list[Options]:
             seed=(seed + number) % 2**64,
             stop=tuple(stop),
             logprobs=body.logprobs or 0,
+            ends=not body.ignore_eos,
         )
         for number in range(body.n or 1)
     ]

@@ -11,14 +11,17 @@ POSSESSIVE = re.compile(r"(\\[pP]\{\w+\}|\[(?:\\.|[^\]\\])+\]|\\.|[^\\\])])(\{\d
 ANY_CHARACTER = r"[\s\S]"  # tiktoken's (?s). : in Oniguruma, which `tokenizers` uses, (?s) means something else
 
 
-def hugging_face_files(tokenizer: Tokenizer) -> dict[str, bytes]:
-    """Returns file name -> content: tokenizer.json and tokenizer_config.json; of SentencePiece, its own model file."""
+def hugging_face_files(tokenizer: Tokenizer, context_length: int | None = None) -> dict[str, bytes]:
+    """Returns file name -> content: tokenizer.json and tokenizer_config.json; of SentencePiece, its own model file.
+
+    `context_length` is that of the model it stands beside, if any.
+    """
     if tokenizer.kind == "sentencepiece":  # transformers would make another tokenizer of it, not always with these ids
         return {tokenizer.FILE: tokenizer.content}
     exists = tokenizer.kind == "huggingface"
     return {
         "tokenizer.json": tokenizer.content if exists else written(tokenizer_json(tokenizer)),
-        "tokenizer_config.json": written(tokenizer_config(tokenizer)),
+        "tokenizer_config.json": written(tokenizer_config(tokenizer, context_length)),
     }
 
 
@@ -26,13 +29,14 @@ def written(content: dict) -> bytes:
     return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def tokenizer_config(tokenizer: Tokenizer) -> dict:
-    """Returns tokenizer_config.json: which of the special tokens stand around a document."""
+def tokenizer_config(tokenizer: Tokenizer, context_length: int | None) -> dict:
+    """Returns tokenizer_config.json: which special tokens stand around a document, and how long a text may be."""
     names = {number: content for content, number in tokenizer.special_tokens.items()}
     ends = {"bos_token": tokenizer.first, "eos_token": tokenizer.end_of_text}
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
+        **({} if context_length is None else {"model_max_length": context_length}),
         **{key: names[number] for key, number in ends.items() if number is not None},
     }
 

@@ -121,6 +121,14 @@ def test_several_texts_have_seeds_that_follow_each_other(visit, served):
     expect(page.locator("#seed")).to_have_value("4")
 
 
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_long_seed_is_seen_whole(visit, width):
+    page = visit(width=width)
+    page.evaluate("document.querySelector('.options').open = true")
+    fill(page, "", seed=4294967295)
+    assert page.locator("#seed").evaluate("(field) => field.scrollWidth <= field.clientWidth")
+
+
 def test_without_a_seed_each_text_is_another_and_says_its_own(visit, served):
     page, options = visit(), {"max_tokens": 16, "temperature": 1}
     found = []
@@ -330,6 +338,48 @@ def test_choosing_the_end_of_text_ends_it_and_part_of_a_character_cannot_be_chos
     page.locator("#panel .bars button", has_text=end).click()
     assert shown(page) == ["a"]
     expect(page.locator("figcaption .end")).to_have_text("ended by you after 1 token")
+
+
+def test_a_text_from_right_to_left_goes_on_to_the_left(visit):
+    page = visit()
+    answered(page, {" עולם": -1.0})
+    write(page, "שלום", max_tokens=1)
+    prompt, text = (page.locator(f".sample {name}").bounding_box() for name in (".prompt", ".text"))
+    assert text["x"] + text["width"] <= prompt["x"] + 1
+    assert page.locator("#prompt").evaluate("field => getComputedStyle(field).direction") == "rtl"
+
+
+def test_a_token_that_is_part_of_a_character_can_be_pointed_at_too(visit):
+    page = visit()
+    answered(page, {"": -3.0, "e": -4.0}, {"é": -0.1})
+    write(page, "x", max_tokens=2)
+    page.locator(".token").first.hover(timeout=5000)
+    expect(page.locator("#panel .bars button:enabled .word")).to_have_text("e")
+
+
+# how bright a colour is (WCAG 2), drawn over what is behind it
+CONTRAST = """(node) => {
+  const draw = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+  const behind = [];
+  for (let each = node; each; each = each.parentElement) behind.unshift(getComputedStyle(each).backgroundColor);
+  const bright = (colours) => {
+    for (const colour of colours) { draw.fillStyle = colour; draw.fillRect(0, 0, 1, 1); }
+    const parts = [...draw.getImageData(0, 0, 1, 1).data].slice(0, 3).map((value) => value / 255);
+    const [r, g, b] = parts.map((x) => (x <= 0.04045 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b + 0.05;
+  };
+  const ground = ["white", ...behind], written = [...ground, getComputedStyle(node).color];
+  const [low, high] = [bright(ground), bright(written)].sort((a, b) => a - b);
+  return high / low;
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_legend_can_be_read(visit, scheme):
+    page = visit(color_scheme=scheme)
+    answered(page, {"a": -0.1})
+    write(page, "x", max_tokens=1)
+    assert page.locator(".hint .p4").evaluate(CONTRAST) > 4.5
 
 
 def test_what_a_model_writes_stays_text(visit):
