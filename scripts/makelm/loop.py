@@ -127,10 +127,11 @@ class Loop:
             # the step before is read only now, while the devices work on this one
             if begun:
                 self.read(begun)
-            if step == start + 2:  # the first step compiles, which is no step's time
-                self.line = Line(step - 1, feed.waited)
+            # the first step compiles, which is no step's time; what is done is always one step behind
+            if step == start + 2:
+                self.line = Line(step, feed.waited)
             begun = Begun(step, metrics, validate)
-            if step % train.log_every == 0 and step > start + 1:
+            if step % train.log_every == 0 and step > start + 2:
                 self.log(step, feed.waited)
             self.observer.advance()
             why, due = self.stops.ask(self.long_ago())
