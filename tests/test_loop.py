@@ -11,7 +11,8 @@ from makelm.errors import UserError
 
 
 def test_all_processes_count_the_bad_steps_before_a_restart_though_one_alone_has_them(monkeypatch, tmp_path):
-    rows = [{"step": step, "loss": 1.0} | ({"skipped": 1.0} if step > 3 else {}) for step in range(1, 19)]
+    rows = [{"step": step, "tokens": step, "loss": 1.0} for step in range(1, 19)]
+    rows[3:] = [row | {"skipped": 1.0} for row in rows[3:]]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     saved, sent, bad = checkpoints.Checkpoints(tmp_path, 2), [], []
     monkeypatch.setattr(processes, "of_first", lambda number: sent.append(number) or sent[0])
