@@ -2,13 +2,14 @@
 
 import jax
 import numpy as np
+import pytest
 from conftest import forward, make_trainer, random_parameters, shape, train
 
 from makelm import config, sharding
 from makelm.loop import noise_scale
 from makelm.model import Skeleton
 
-V = 32
+V, END = 32, 31
 windows_BT = np.random.default_rng(0).integers(0, V, (8, 17)).astype(np.int32)
 
 
@@ -33,17 +34,23 @@ def test_statistics_are_those_of_the_step_that_follows():
     np.testing.assert_allclose(squares**0.5, metrics["grad_norm"], rtol=1e-5)
 
 
-def test_the_largest_attention_logit_is_that_of_the_formula():
-    model = shape(n_layers=1, qk_norm=None, positions={"kind": "none"})
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_largest_attention_logit_is_that_of_the_formula(masked):
+    model = shape(n_layers=1, qk_norm=None, positions={"kind": "none"}, mask_documents=masked)
     parameters = random_parameters(model, V)
-    tokens_BT = windows_BT[:2, :16]
-    (found,) = Skeleton(model, V)(parameters).largest_logits(tokens_BT)
+    tokens_BT = windows_BT[:2, :16].copy()
+    tokens_BT[:, ::3] = END
+    (found,) = Skeleton(model, V, END)(parameters).largest_logits(tokens_BT)
     x = parameters["embedding_VD"][tokens_BT]
     x = x / np.sqrt(np.mean(x * x, -1, keepdims=True) + 1e-6) * parameters["blocks.0.attention_norm.scale"]
     q = np.einsum("btd,dnh->btnh", x, parameters["blocks.0.attention.query_DNH"])
     k = np.repeat(np.einsum("btd,dnh->btnh", x, parameters["blocks.0.attention.key_DKH"]), 2, axis=2)
     logits = np.einsum("btnh,bsnh->bnts", q, k) / 8**0.5
-    np.testing.assert_allclose(found, logits[:, :, np.tri(16, dtype=bool)].max(), rtol=1e-4)
+    document = np.cumsum(tokens_BT == END, axis=1)
+    seen = np.tri(16, dtype=bool) & ((document[:, :, None] == document[:, None]) | (not masked))
+    largest = np.where(seen[:, None], logits, -np.inf).max()
+    assert masked == (largest < logits[..., np.tri(16, dtype=bool)].max())
+    np.testing.assert_allclose(found, largest, rtol=1e-4)
     assert forward(model, V, parameters, tokens_BT).shape == (2, 16, V)
 
 
