@@ -7,6 +7,7 @@ from conftest import forward, make_trainer, random_parameters, shape, train
 
 from makelm import config, sharding
 from makelm.loop import noise_scale
+from makelm.loss import NONE
 from makelm.model import Skeleton
 
 V, END = 32, 31
@@ -54,8 +55,18 @@ def test_the_largest_attention_logit_is_that_of_the_formula(masked):
     assert forward(model, V, parameters, tokens_BT).shape == (2, 16, V)
 
 
-def test_noise_of_gradients_is_that_of_single_rows():
-    """With a row in each part, the variance is that over rows of one gradient, and the batch's power is freed of it."""
+def rows_of(targets: list[int]) -> np.ndarray:
+    """Returns windows that predict so many tokens each."""
+    return np.where(np.arange(17)[None] <= np.array(targets)[:, None], windows_BT, NONE).astype(np.int32)
+
+
+@pytest.mark.parametrize("targets", [[16] * 8, [16, 2, 5, 16, 16, 1, 9, 16]])
+def test_noise_of_gradients_is_that_of_single_rows(targets):
+    """With a row in each part, the variance is that over rows of one gradient, and the batch's power is freed of it.
+
+    Rows that predict less count less, as a part of n tokens has an n-th of one token's variance.
+    """
+    windows_BT = rows_of(targets)
     model, settings = shape(n_layers=1, init="gpt2"), train(optimizer={"kind": "adamw"})
     trainer = make_trainer(model, settings, V, mesh_of(1), accumulate=8)
     metrics = trainer.step(trainer.initial_state(), trainer.place(windows_BT), 0)[1]
@@ -63,8 +74,9 @@ def test_noise_of_gradients_is_that_of_single_rows():
     state = [one.initial_state() for _ in range(8)]
     rows = [one.step(state[row], one.place(windows_BT[row : row + 1]), 0)[1] for row in range(8)]
     norms = [float(row["grad_norm"]) for row in rows]
-    small, big = np.mean(np.square(norms)), float(metrics["grad_norm"]) ** 2
-    np.testing.assert_allclose(metrics["gradient_variance"], (small - big) / (1 / 16 - 1 / 128), rtol=1e-4)
+    small, big = np.average(np.square(norms), weights=targets), float(metrics["grad_norm"]) ** 2
+    total = sum(targets)
+    np.testing.assert_allclose(metrics["gradient_variance"], (small - big) / (8 / total - 1 / total), rtol=1e-4)
     np.testing.assert_allclose(metrics["gradient_power"], (8 * big - small) / 7, rtol=1e-3)
 
 
