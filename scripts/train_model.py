@@ -123,10 +123,11 @@ def train(job: cli.Job) -> None:
     if state is None:
         start, state = go_on(job, identity, saved, trainer) or begin(saved)
     count = training.parameter_count(trainer.state_shapes["parameters"])
+    tokens = settings.batch_size * shape.context_length  # in a step
     job.say(
-        f"{count:,} parameters, {settings.steps} steps of {settings.batch_size * shape.context_length:,} tokens,"
-        f" {describe_epochs(batches, settings.steps)}, on {describe_devices()}, attention by {trainer.attention};"
-        f" from step {start}, identity {identity.name}"
+        f"{count:,} parameters, {settings.steps} steps of {tokens:,} tokens,"
+        f" {describe_epochs(batches, settings.steps * tokens)}, on {describe_devices()},"
+        f" attention by {trainer.attention}; from step {start}, identity {identity.name}"
     )
     stops = loop.Stops(job.stopping.is_set, settings.time_limit, job.started, mesh)
     feed = loop.Feed(
@@ -135,14 +136,14 @@ def train(job: cli.Job) -> None:
     flops = flops_per_token(shape, trainer.state_shapes["parameters"])
     with job.progress.track(settings.steps, "steps", start) as bar:
         observer = Observer(settings, trainer, saved, flops, bar, job.say)
-        steps = loop.Loop(trainer, settings, saved, observer, stops, settings.batch_size * shape.context_length)
+        steps = loop.Loop(trainer, settings, saved, observer, stops, tokens)
         try:
             observer.track(job.config.tracking, job.out.name, job.keys)
             state = steps.run(state, start, feed, held_out)
         finally:
             observer.close()
     saved.wait()
-    publish(job, saved, data, trainer, state, identity, batches.epochs(settings.steps))
+    publish(job, saved, data, trainer, state, identity, batches)
 
 
 def make_batches(data: Sources, settings: config.Train, shape: config.Model) -> Batches:
@@ -160,9 +161,9 @@ def make_held_out(data: Sources, settings: config.Train, shape: config.Model) ->
     )
 
 
-def describe_epochs(batches: Batches, steps: int) -> str:
+def describe_epochs(batches: Batches, tokens: int) -> str:
     """Returns for example '0.98 epochs of stdlib, 3.20 epochs of mine, 1.2 % empty'."""
-    parts = [f"{count:.2f} epochs of {name}" for name, count in batches.epochs(steps).items()]
+    parts = [f"{count:.2f} epochs of {name}" for name, count in batches.epochs(tokens).items()]
     filling = batches.filling()
     return ", ".join([*parts, f"{filling:.1%} empty"] if filling >= 5e-4 else parts)
 
@@ -262,7 +263,7 @@ def publish(
     trainer: training.Trainer,
     state: training.State,
     identity: Identity,
-    epochs: dict[str, float],
+    batches: Batches,
 ) -> None:
     """Writes weights, metrics and summary under their final names."""
     made = weights.Weights(job.config.model, data.vocab_size, data.end_of_text, data.tokenizer, trainer.result(state))
@@ -278,7 +279,7 @@ def publish(
         if path.exists():
             shutil.copyfile(path, job.staging / path.name)
     (job.staging / "timings.jsonl").touch()  # training shorter than log_every has measured nothing
-    summary = summarize(job, trainer, identity, epochs)
+    summary = summarize(job, trainer, identity, batches)
     (job.staging / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     loss, validation_loss = progress.score(summary["loss"]), progress.score(summary["validation_loss"])
     job.say(f"loss {loss}, validation loss {validation_loss} nats per token")
@@ -292,7 +293,7 @@ def publish(
     job.publish(facts, measured=("timings.jsonl", "statistics.jsonl"), device=jax.devices()[0].device_kind)
 
 
-def summarize(job: cli.Job, trainer: training.Trainer, identity: Identity, epochs: dict[str, float]) -> dict:
+def summarize(job: cli.Job, trainer: training.Trainer, identity: Identity, batches: Batches) -> dict:
     """Returns what summary.json has of a training whose metrics are about to be published."""
     settings = job.config.train
     rows = [json.loads(line) for line in (job.staging / "metrics.jsonl").read_text().splitlines()]
@@ -301,12 +302,22 @@ def summarize(job: cli.Job, trainer: training.Trainer, identity: Identity, epoch
         "identity": identity.name,
         "parameters": training.parameter_count(trainer.state_shapes["parameters"]),
         "steps": settings.steps,
-        "tokens": settings.steps * settings.batch_size * job.config.model.context_length,
-        "epochs": {name: round(count, 4) for name, count in epochs.items()},
+        "tokens": rows[-1]["tokens"],
+        "epochs": {name: round(count, 4) for name, count in epochs(job, batches, rows[-1]["tokens"]).items()},
         "loss": float(np.mean(last)) if last else None,  # over the last twentieth of the steps
         "validation_loss": rows[-1]["validation_loss"],
         "validation_loss_sem": rows[-1]["validation_loss_sem"],
     }
+
+
+def epochs(job: cli.Job, batches: Batches, tokens: int) -> dict[str, float]:
+    """Returns how often each corpus was gone through, in the steps of a run that this one goes on with too."""
+    own = batches.epochs(tokens)
+    if job.config.start is None or job.config.start.schedule == "fresh":
+        return own
+    other = json.loads((job.args.start / "summary.json").read_text())
+    before = batches.epochs(other["tokens"])
+    return other["epochs"] | {name: other["epochs"].get(name, 0.0) + own[name] - before[name] for name in own}
 
 
 def describe_devices() -> str:

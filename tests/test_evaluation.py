@@ -151,4 +151,5 @@ def test_the_training_loss_is_that_of_windows_spread_over_all_shards():
     assert found["train_loss_sem"] == pytest.approx(each.std(ddof=1) / 7**0.5, rel=1e-3)
     some = evaluation.train_estimate(scorer(), shards, 8, 3)
     assert some["train_loss"] == pytest.approx(each[[0, 2, 4]].mean(), rel=1e-4)
+    assert evaluation.train_estimate(scorer(), shards, 8, 1)["train_loss_sem"] is None, "one window has no spread"
     assert evaluation.train_estimate(scorer(), [np.arange(5)], 8, 3) == {}

@@ -1,6 +1,7 @@
 """The steps of a training: what a start goes on from, and which of them are bad."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from conftest import train
@@ -10,7 +11,8 @@ from makelm.errors import UserError
 
 
 def test_all_processes_count_the_bad_steps_before_a_restart_though_one_alone_has_them(monkeypatch, tmp_path):
-    rows = [{"step": step, "loss": 1.0} | ({"skipped": 1.0} if step > 3 else {}) for step in range(1, 19)]
+    rows = [{"step": step, "tokens": step, "loss": 1.0} for step in range(1, 19)]
+    rows[3:] = [row | {"skipped": 1.0} for row in rows[3:]]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     saved, sent, bad = checkpoints.Checkpoints(tmp_path, 2), [], []
     monkeypatch.setattr(processes, "of_first", lambda number: sent.append(number) or sent[0])
@@ -47,3 +49,43 @@ def test_bad_steps_are_left_out_until_twenty_come_in_a_row(tmp_path):
         skipping.check(row)
     with pytest.raises(UserError, match="the 20th bad step in a row"):
         skipping.check(LARGE)
+
+
+class Devices:
+    """Take a second for each step while the host goes on; to read a step's numbers takes the clock to its end."""
+
+    def __init__(self):
+        self.now = self.free = 0.0
+
+    def step(self, state, windows_BT, number):
+        self.free = max(self.free, self.now) + 1.0
+        return state, dict.fromkeys(("loss", "grad_norm"), Later(self, self.free))
+
+
+class Later:
+    def __init__(self, devices: Devices, ready: float):
+        self.devices, self.ready = devices, ready
+
+    def __float__(self):
+        self.devices.now = max(self.devices.now, self.ready)
+        return 1.0
+
+
+@pytest.mark.parametrize(("every", "steps"), [(1, [6, 7, 8, 9, 10]), (2, [6, 8, 10]), (5, [10])])
+def test_a_line_of_times_counts_the_steps_that_were_done_meanwhile(monkeypatch, tmp_path, every, steps):
+    devices, lines = Devices(), []
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: devices.now))
+    saved = SimpleNamespace(rows=list, record=lambda row: None, save=lambda *state: None)
+    observer = SimpleNamespace(
+        before=lambda *step: None,
+        row=lambda row: None,
+        advance=lambda: None,
+        times=lambda times, loss: lines.append(times),
+    )
+    held_out = SimpleNamespace(begin=lambda *state: lambda: {"validation_loss": 1.0})
+    settings = train(steps=10, log_every=every, checkpoint_every=100)
+    stops = SimpleNamespace(ask=lambda long_ago: (None, False))
+    started = loop.Loop(devices, settings, saved, observer, stops, 32)
+    started.run(None, 3, loop.Feed(lambda step: None, 3, 10), held_out)
+    assert [line["step"] for line in lines] == steps
+    assert {line["tokens_per_second"] for line in lines} == {32.0}

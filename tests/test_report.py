@@ -116,7 +116,7 @@ def test_a_run_that_diverged_spoils_nothing_of_the_others(results):
     assert [bar["share"] for bar in found["bars"]] == [76.57, 78.01, 100, 100, 100]
     assert report_comparison.best(runs) == {"large"}
     (row,) = [row for row in csv.DictReader(report_table.table_csv(runs).splitlines()) if row["run"] == "small"]
-    assert (row["perplexity"], row["train_loss"]) == ("", "")
+    assert (row["perplexity"], row["loss"]) == ("", "")
 
 
 def test_a_training_that_was_interrupted_took_the_time_of_all_its_starts(results):

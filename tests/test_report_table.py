@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,20 @@ def test_several_runs_are_a_table_with_what_varies_first(results):
     headers = re.findall(r"<th scope=\"col\".*?<button type=\"button\">(.*?)</button>", both)
     assert headers[:3] == ["run", "learning_rate", "bits per byte"]
     assert "<table" not in one
+
+
+def test_the_loss_of_training_and_that_on_training_windows_after_it_are_two_columns(results):
+    runs = read(results, "small", "large")
+    names = [column["key"] for column in report_table.columns([], set(), report_table.rows(runs))]
+    assert "loss" in names and "train_loss" not in names
+    scored = replace(runs[0], scores=runs[0].scores | {"train_loss": 1.25})
+    table = report_table.rows([scored, runs[1]])
+    assert [(row["loss"], row.get("train_loss")) for row in table] == [
+        (scored.summary["loss"], 1.25),
+        (runs[1].summary["loss"], None),
+    ]
+    names = [column["key"] for column in report_table.columns([], set(), table)]
+    assert names.index("train_loss") == names.index("loss") + 1
 
 
 def test_columns_of_the_same_last_word_keep_their_whole_name():

@@ -99,6 +99,13 @@ def test_it_says_how_far_training_is(training):
     )
 
 
+def test_the_time_left_is_that_of_batches_like_the_last(training):
+    training.begin().make(1, 20)
+    with (training.folder / "metrics.jsonl").open("a") as file:  # goes on with batches of half the size
+        file.write('{"step": 21, "tokens": 2050, "loss": 1.0}\n')
+    assert watching.look(training.run).left == pytest.approx(179 * 50 / 500)
+
+
 def test_of_a_training_that_does_not_say_how_many_steps_it_shows_those_made(tmp_path):
     training = Training(tmp_path, steps=None).begin()
     training.make(1, 20)

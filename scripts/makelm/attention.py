@@ -94,12 +94,15 @@ def attend_causally(q_AQH: Array, k_ATH: Array, v_ATH: Array, mask_AQS: Array, k
     return jnp.concatenate(mixed, axis=1) if count > 1 else mixed[0]
 
 
-def largest_logit(q_BTNH: Array, k_BTKH: Array) -> Array:
-    """Returns the largest logit of attention, in float32, of a position to itself or one before it."""
+def largest_logit(q_BTNH: Array, k_BTKH: Array, documents_BT: Array | None) -> Array:
+    """Returns the largest logit of attention, in float32, of a position to one that it gathers from."""
     B, T, K, H = k_BTKH.shape
     q_BTKGH = q_BTNH.reshape(B, T, K, -1, H)
     logits_BKGTS = jnp.einsum("BTKGH,BSKH->BKGTS", q_BTKGH, k_BTKH).astype(jnp.float32) / sqrt(H)
-    return jnp.max(jnp.where(jnp.tri(T, dtype=bool)[None, None, None], logits_BKGTS, -jnp.inf))
+    seen_BTS = jnp.tri(T, dtype=bool)[None]
+    if documents_BT is not None:
+        seen_BTS = seen_BTS & flash.alike(documents_BT)
+    return jnp.max(jnp.where(seen_BTS[:, None, None], logits_BKGTS, -jnp.inf))
 
 
 @jax.custom_vjp

@@ -71,9 +71,9 @@ class Batches:
                 windows_BT[rows] = order.windows(own_B[rows])
         return windows_BT
 
-    def epochs(self, steps: int) -> dict[str, float]:
-        """Returns how often each source's tokens were gone through in the first steps."""
-        counts = self.mixture.counts(steps * self.batch_size)
+    def epochs(self, tokens: int) -> dict[str, float]:
+        """Returns how often each source's tokens are gone through by so many tokens of whole sequences."""
+        counts = self.mixture.counts(tokens // self.length)
         return {name: count / order.epoch for name, count, order in zip(self.names, counts, self.orders, strict=True)}
 
     def filling(self) -> float:

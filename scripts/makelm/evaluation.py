@@ -65,8 +65,8 @@ def score(
     return Score(np.concatenate(all_losses), np.concatenate(all_documents), positions_T, windows)
 
 
-def train_estimate(scorer: Losses, shards: Sequence[np.ndarray], window: int, wanted: int) -> dict[str, float | int]:
-    """Returns the mean loss of so many windows of training tokens, and its standard error by window.
+def train_estimate(scorer: Losses, shards: Sequence[np.ndarray], window: int, wanted: int) -> dict[str, float | None]:
+    """Returns the mean loss of so many windows of training tokens, and its standard error by window (None: of one).
 
     They lie evenly over each shard's tokens, as many in each as its part of all tokens; fewer where there are fewer.
     """
@@ -87,7 +87,7 @@ def train_estimate(scorer: Losses, shards: Sequence[np.ndarray], window: int, wa
         means += scorer(windows_BT[:, :-1], windows_BT[:, 1:])[0].mean(axis=1)[: len(here)].tolist()
     if not means:
         return {}
-    spread = float(np.std(means, ddof=1)) / sqrt(len(means)) if len(means) > 1 else 0.0
+    spread = float(np.std(means, ddof=1)) / sqrt(len(means)) if len(means) > 1 else None
     return {"train_loss": float(np.mean(means)), "train_loss_sem": spread, "train_windows": len(means)}
 
 

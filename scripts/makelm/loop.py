@@ -107,6 +107,8 @@ class Loop:
         self.stops, self.tokens = stops, tokens
         recent = saved.rows()[-SMOOTH:]
         self.recent = deque(recent, maxlen=SMOOTH)
+        # the steps before may have had other batches
+        self.more = recent[-1]["tokens"] - recent[-1]["step"] * tokens if recent else 0
         # in a row; the first process alone has the rows, and where it ends all must
         self.bad = processes.of_first(len(list(takewhile(lambda row: row.get("skipped"), reversed(recent)))))
 
@@ -127,10 +129,11 @@ class Loop:
             # the step before is read only now, while the devices work on this one
             if begun:
                 self.read(begun)
-            if step == start + 2:  # the first step compiles, which is no step's time
-                self.line = Line(step - 1, feed.waited)
+            # the first step compiles, which is no step's time; what is done is always one step behind
+            if step == start + 2:
+                self.line = Line(step, feed.waited)
             begun = Begun(step, metrics, validate)
-            if step % train.log_every == 0 and step > start + 1:
+            if step % train.log_every == 0 and step > start + 2:
                 self.log(step, feed.waited)
             self.observer.advance()
             why, due = self.stops.ask(self.long_ago())
@@ -144,7 +147,7 @@ class Loop:
 
     def read(self, begun: Begun) -> float | None:
         """Reads a step's numbers, which waits for the devices, and writes them down. Returns its validation loss."""
-        row = {"step": begun.step, "tokens": begun.step * self.tokens}
+        row = {"step": begun.step, "tokens": self.more + begun.step * self.tokens}
         row |= {name: float(value) for name, value in begun.metrics.items()}
         self.check(row)
         if not row.get("skipped"):

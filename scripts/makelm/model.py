@@ -246,7 +246,7 @@ class Transformer(nnx.Module):
         x_BTD, found = self.embed(tokens_BT, positions_T), []
         for each in self.blocks:
             q_BTNH, k_BTKH, _ = each.attention.project(each.attention_norm(x_BTD), positions_T)
-            found.append(largest_logit(q_BTNH, k_BTKH))
+            found.append(largest_logit(q_BTNH, k_BTKH, documents_BT))
             x_BTD = each(x_BTD, documents_BT, "xla", None)
         return found
 

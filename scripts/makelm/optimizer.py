@@ -143,7 +143,7 @@ def orthogonal(mesh: Mesh | None, path: tuple, update: Array) -> Array:
     """Returns the matrix nearest to an update whose singular values are all sqrt(max(1, out / in)).
 
     So it changes the output by as much whatever its shape and whatever the gradient's size. Four steps of a
-    Newton-Schulz iteration leave the singular values within about 0.5 and 1.6 of that. Devices hold some columns
+    Newton-Schulz iteration leave all but the smallest within about 0.4 and 1.6 of that. Devices hold some columns
     each, of one matrix at a time; only its square, as wide as its shorter side, is summed over them.
     """
     name = path[0].key

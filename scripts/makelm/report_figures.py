@@ -49,7 +49,9 @@ def more_losses(scores: dict) -> list[tuple[str, str, str, str]]:
     if scores.get("train_loss") is not None:
         sem = scores.get("train_loss_sem")
         of = f"{scores['train_windows']:,} windows of training tokens" if "train_windows" in scores else ""
-        found.append(("training loss, after", score(scores["train_loss"]), f"± {score(sem)}" if sem else "", of))
+        found.append(
+            ("training loss, after", score(scores["train_loss"]), f"± {score(sem)}" if sem is not None else "", of)
+        )
     return found
 
 

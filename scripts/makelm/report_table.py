@@ -33,7 +33,7 @@ def rows(runs: list[Run]) -> list[dict[str, Any]]:
         keys = run.keys()
         row = {"run": run.name, **{name: keys[name] for name in names if name in keys}}
         row |= {"parameters": run.plan["parameters"], "trained_tokens": run.summary["tokens"]}
-        row |= {"steps": run.summary["steps"], "train_loss": run.summary["loss"]}
+        row |= {"steps": run.summary["steps"], "loss": run.summary["loss"]}
         scores = {key: value for key, value in run.scores.items() if isinstance(value, int | float)}
         ours = {"tokens": "validation_tokens", "bytes": "validation_bytes"}
         row |= {ours.get(key, key): value for key, value in scores.items()}
@@ -68,11 +68,13 @@ def columns(names: list[str], entries: set[str], table: list[dict]) -> list[dict
     chosen = [{"key": "run", "label": "run", "title": "run", "kind": "name"}]
     chosen += [column for column in keys if column["key"] not in entries]
     lossy_too = any(lossy.lost_share(row) for row in table)
+    scored_on_train = any(row.get("train_loss") is not None for row in table)
     for key, label, sort in (
         ("bits_per_byte", "bits per byte", "score"),
         *([("lost_share", "text lost", "share")] if lossy_too else []),
         ("validation_loss", "validation loss", "score"),
-        ("train_loss", "train loss", "score"),
+        ("loss", "training loss", "score"),
+        *([("train_loss", "training loss, after", "score")] if scored_on_train else []),
         ("perplexity", "perplexity", "score"),
         ("parse_rate", "parse", "share"),
         ("parameters", "parameters", "count"),

@@ -121,7 +121,7 @@ def batch_gradients(
     """Returns the gradients of a batch's mean loss, in float32, that loss, and None.
 
     In parts, the mean is still that over the tokens of the whole batch, whatever part they are in; the third is the
-    mean over parts of the squared norm of a part's own gradient then.
+    mean over parts, by their tokens, of the squared norm of a part's own gradient then.
     """
     batch, targets = windows_BT.shape[0], targets_in(windows_BT)
     keys_B = jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(batch))
@@ -140,8 +140,8 @@ def batch_gradients(
     def add(sums: tuple[dict, Array, Array], part: tuple[Array, Array]) -> tuple[tuple[dict, Array, Array], None]:
         (_, loss), gradients = differentiate(sharding.anew(skeleton.mesh, parameters, part), *part)
         gradients = in_float32(gradients)
-        own = norm(gradients) ** 2 * (targets / jnp.maximum(targets_in(part[0]), 1)) ** 2
-        return jax.tree.map(jnp.add, sums, (gradients, loss, own / parts)), None
+        power = norm(gradients) ** 2 * targets / jnp.maximum(targets_in(part[0]), 1)
+        return jax.tree.map(jnp.add, sums, (gradients, loss, power)), None
 
     def split(rows: Array) -> Array:
         # row by row over the parts: each part has as many rows of each device
@@ -154,8 +154,9 @@ def batch_gradients(
 def noise(of_parts: Array, of_batch: Array, targets: Array, parts: int) -> dict[str, Array]:
     """Returns what the gradient noise scale is made of: the variance of one token's gradient and the true power.
 
-    Both are unbiased estimates from squared norms of the gradient of a batch and, on average, of its parts: McCandlish
-    et al. 2018, appendix A.1. They are noisy: their ratio, in tokens, wants each averaged over many steps.
+    Both are unbiased estimates from squared norms of the gradient of a batch and, on average by tokens, of its parts,
+    which need not be alike then: McCandlish et al. 2018, appendix A.1. They are noisy: their ratio, in tokens, wants
+    each averaged over many steps.
     """
     return {
         "gradient_variance": (of_parts - of_batch) * targets / (parts - 1),

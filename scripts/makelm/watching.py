@@ -117,8 +117,9 @@ def numbers(folder: Path) -> dict:
         seconds = sum(row["seconds"] for row in times)
         tokens = sum(row["seconds"] * row["tokens_per_second"] for row in times)
         if found["steps"] and tokens:
-            to_do = (found["steps"] - found["step"]) * latest[-1]["tokens"] / latest[-1]["step"]
-            found["left"] = to_do * seconds / tokens
+            # as the last step, since those before may have had other batches
+            in_step = latest[-1]["tokens"] - (latest[-2]["tokens"] if len(latest) > 1 else 0)
+            found["left"] = (found["steps"] - found["step"]) * in_step * seconds / tokens
     return found
 
 

@@ -83,6 +83,16 @@ def test_a_named_identity_is_gone_on_from_and_the_manifest_says_so(data, thirty)
     assert "train.optimizer.learning_rates.matrices is 0.001, there 0.02" in origin["differences"]
 
 
+def test_the_steps_of_another_identity_count_with_their_own_batches(data, thirty):
+    out, identity = thirty
+    done = train(data, out, CONSTANT | {"batch_size": 4, "steps": 40, "resume_from": identity})
+    assert done.returncode == 0, done.stderr
+    assert [row["tokens"] for row in rows(out)[28:32]] == [29 * 128, 30 * 128, 30 * 128 + 64, 30 * 128 + 128]
+    summary = json.loads((out / "summary.json").read_text())
+    # the 6,000 tokens are 375 windows of 16
+    assert (summary["tokens"], summary["epochs"]) == (30 * 128 + 10 * 64, {"mine": round((30 * 8 + 10 * 4) / 375, 4)})
+
+
 def test_statistics_that_do_not_fit_are_left_behind_aloud(data, thirty):
     out, identity = thirty
     changed = CONSTANT | {"optimizer": {"kind": "lion", "learning_rates": RATES}, "steps": 40, "resume_from": identity}
@@ -143,6 +153,13 @@ def test_a_run_that_keeps_optimizer_and_schedule_is_the_longer_run(data, half, t
     (weights, metrics, _), content = made(tmp_path / "rest")
     assert [weights, metrics] == made(tmp_path / "whole")[0][:2]
     assert content["inputs"]["start"] == json.loads((half / "manifest.json").read_text())["digest"]
+
+
+def test_a_run_that_goes_on_with_another_corpus_says_how_much_of_which(data, half, tmp_path):
+    done = train(data, tmp_path, SIXTY | {"batch_size": 4}, "--start", half, start=KEPT, corpus="yours")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["tokens"], summary["epochs"]) == (30 * 128 + 30 * 64, {"mine": 30 * 8 / 375, "yours": 30 * 4 / 375})
 
 
 def test_a_fresh_start_has_the_weights_only(data, half, tmp_path):
