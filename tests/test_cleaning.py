@@ -3,15 +3,14 @@
 import os
 
 import pytest
+from conftest import DEFAULT
 
 from makelm import cleaning, configfile, pool
 from makelm.config_corpus import Clean
 from makelm.documents import Document
 from makelm.errors import UserError
 
-OFF = {"ftfy": None, "normalize": None, "min_bytes": None, "max_bytes": None, "min_unique_words": None}
-OFF |= {"max_repeated_lines": None, "max_repeated_5grams": None, "max_top_2gram": None, "deduplicate": False}
-OFF |= {"max_contamination": None, "evaluation_texts": None}
+OFF = DEFAULT["corpus"]["stdlib"]["clean"]
 
 
 def cleaned(*texts: str, cores: int = 1, **keys: object) -> tuple[list[str], list[dict]]:
