@@ -3,8 +3,6 @@
 AdamW: Loshchilov & Hutter 2019. Lion: Chen et al. 2023. Adafactor: Shazeer & Stern 2018. Muon: Jordan et al. 2024, a
 matrix's update is its momentum made orthogonal, here with the coefficients of Polar Express (Amsel et al. 2025);
 twice as fast on a CPU as Optax's own, which is otherwise alike.
-
-D model, N heads, K key/value heads, H head dim, F hidden, T position, V vocabulary
 """
 
 from collections.abc import Iterable
@@ -18,23 +16,9 @@ import optax
 from jax import Array
 from jax.sharding import Mesh
 
-from makelm import config, sharding
+from makelm import config, parameter_table, sharding
 from makelm.config_training import Optimizer
 
-# A parameter's name ends in -> its kind. Others are matrices, or vectors: scales and biases.
-KINDS = {"embedding_VD": "embedding", "positions_TD": "embedding", "unembedding_VD": "head"}
-# The dims of a matrix that it takes in come first; how many they are.
-MATRICES = {
-    "query_DNH": 1,
-    "key_DKH": 1,
-    "value_DKH": 1,
-    "output_NHD": 2,
-    "gate_DF": 1,
-    "up_DF": 1,
-    "inner_gate_FF": 1,
-    "inner_up_FF": 1,
-    "down_FD": 1,
-}
 MIN_DIM_TO_FACTOR = 128  # Adafactor keeps the whole statistic of a smaller matrix
 POLAR_EXPRESS = (
     (8.28721201814563, -23.595886519098837, 17.300387312530933),
@@ -42,15 +26,6 @@ POLAR_EXPRESS = (
     (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
     (3.3184196573706015, -2.488488024314874, 0.51004894012372),
 )
-
-
-def kind(name: str) -> str:
-    """Returns the key of learning_rates that a parameter goes by."""
-    last = name.rpartition(".")[2]
-    if last in MATRICES:
-        return "matrices"
-    assert last in KINDS or last == "scale" or "bias" in last, name
-    return KINDS.get(last, "vectors")
 
 
 def schedule(train: config.Train) -> optax.Schedule:
@@ -115,7 +90,8 @@ class Treatment:
         }
         multiplier = fitting[max(fitting)] if fitting else 1.0
         spared = any(part in name for part in options.decay_except)
-        return cls(kind(name), multiplier, kind(name) in options.decay and not spared)
+        kind = parameter_table.of(name).kind
+        return cls(kind, multiplier, kind in options.decay and not spared)
 
     def __str__(self) -> str:
         return f"{self.kind} x{self.multiplier:g} {'decays' if self.decays else 'keeps'}"
@@ -146,13 +122,13 @@ def orthogonal(mesh: Mesh | None, path: tuple, update: Array) -> Array:
     Newton-Schulz iteration leave the singular values within about 0.5 and 1.6 of that. Devices hold some columns
     each, of one matrix at a time; only its square, as wide as its shorter side, is summed over them.
     """
-    name = path[0].key
-    rows, axes = prod(update.shape[: MATRICES[name.rpartition(".")[2]]]), sharding.matrix_axes(name)
+    parameter = parameter_table.of(path[0].key)
+    rows, axes = prod(update.shape[: parameter.inputs]), parameter.matrix_axes
     matrix = sharding.laid_out(mesh, update.reshape(rows, -1), *axes)
     wide, along = (matrix, axes) if rows <= matrix.shape[1] else (matrix.T, axes[::-1])
 
     def in_columns(x: Array) -> Array:
-        return sharding.laid_out(mesh, x, None, along[::-1])
+        return sharding.laid_out(mesh, x, None, tuple(filter(None, along[::-1])))
 
     wide = in_columns(wide)
     x = wide / (1.02 * jnp.linalg.norm(wide) + 1e-7)  # the iteration diverges above a norm of 1
