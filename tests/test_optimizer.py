@@ -162,3 +162,12 @@ def test_muon_takes_a_matrix_that_devices_share_along_one_of_its_dims(monkeypatc
         for place in (None, mesh)
     )
     np.testing.assert_allclose(shared, alone, atol=1e-3)
+
+
+@pytest.mark.parametrize("section", ["optimizer", "schedule"])
+def test_a_kind_that_only_the_configuration_knows_is_an_error(section):
+    """It must not train as another one."""
+    settings = train(schedule=FLAT)
+    unknown = getattr(settings, section).model_copy(update={"kind": "new"})
+    with pytest.raises((KeyError, AssertionError), match="new"):
+        update(settings.model_copy(update={section: unknown}))

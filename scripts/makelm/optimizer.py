@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from math import prod, sqrt
+from typing import assert_never
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,15 @@ POLAR_EXPRESS = (
 )
 
 
+# share of a decay's steps that is left -> share that is left of what the peak is above `final`
+DECAYS = {
+    "linear": lambda left: left,
+    "cosine": lambda left: 0.5 * (1 - jnp.cos(jnp.pi * left)),
+    "constant": None,
+    "rsqrt": None,  # no part of the steps, but all of them
+}
+
+
 def schedule(train: config.Train) -> optax.Schedule:
     """Returns step -> factor on every learning rate: a linear warm-up, the peak, then a decay to `final`.
 
@@ -37,15 +47,14 @@ def schedule(train: config.Train) -> optax.Schedule:
     warmup, end = plan.warmup_steps, plan.decay_end or train.steps
     start = 1 / (warmup + 1) if plan.warmup_start is None else plan.warmup_start
     decay = round(plan.decay_fraction * (end - warmup))
+    shape = DECAYS[plan.kind]
 
     def decayed(step):
         if plan.kind == "rsqrt":
             return jnp.sqrt((1 + warmup) / (1 + jnp.maximum(step, warmup)))
-        if plan.kind == "constant" or not decay:
+        if shape is None or not decay:
             return 1.0
-        left = jnp.clip((end - step) / decay, 0.0, 1.0)
-        shape = left if plan.kind == "linear" else 0.5 * (1 - jnp.cos(jnp.pi * left))
-        return plan.final + (1 - plan.final) * shape
+        return plan.final + (1 - plan.final) * shape(jnp.clip((end - step) / decay, 0.0, 1.0))
 
     def factor(step):
         warm = jnp.minimum(1.0, start + (1 - start) * step / warmup) if warmup else 1.0
@@ -99,20 +108,24 @@ class Treatment:
 
 def rule(options: Optimizer, kind: str, mesh: Mesh | None) -> optax.GradientTransformation:
     """Returns what makes a parameter's update of its gradient, before decay and learning rate."""
-    if options.kind == "lion":
-        return optax.scale_by_lion(options.beta1, options.beta2)
-    if options.kind == "adafactor":
-        return optax.chain(
-            optax.scale_by_factored_rms(epsilon=options.eps, min_dim_size_to_factor=MIN_DIM_TO_FACTOR),
-            optax.clip_by_block_rms(1.0),
-            optax.scale_by_param_block_rms(),
-        )
-    if options.kind == "muon" and kind == "matrices":
-        return optax.chain(
-            optax.trace(options.momentum, nesterov=True),
-            optax.stateless(lambda updates, _: jax.tree.map_with_path(partial(orthogonal, mesh), updates)),
-        )
-    return optax.scale_by_adam(options.beta1, options.beta2, options.eps)
+    match options.kind:
+        case "lion":
+            return optax.scale_by_lion(options.beta1, options.beta2)
+        case "adafactor":
+            return optax.chain(
+                optax.scale_by_factored_rms(epsilon=options.eps, min_dim_size_to_factor=MIN_DIM_TO_FACTOR),
+                optax.clip_by_block_rms(1.0),
+                optax.scale_by_param_block_rms(),
+            )
+        case "muon" if kind == "matrices":
+            return optax.chain(
+                optax.trace(options.momentum, nesterov=True),
+                optax.stateless(lambda updates, _: jax.tree.map_with_path(partial(orthogonal, mesh), updates)),
+            )
+        case "muon" | "adamw":
+            return optax.scale_by_adam(options.beta1, options.beta2, options.eps)
+        case _:
+            assert_never(options.kind)
 
 
 def orthogonal(mesh: Mesh | None, path: tuple, update: Array) -> Array:
