@@ -15,6 +15,7 @@ from layouts import CASES
 from safetensors.numpy import load_file, save_file
 
 from makelm import (
+    attention,
     config,
     export,
     hugging_face,
@@ -190,6 +191,14 @@ def test_a_model_with_a_parameter_that_no_class_has_is_handed_on_as_it_is(job, m
     export_model.export_model(made)
     assert made.published == [({"architecture": None}, ("parity.json",))]
     assert "Qwen3ForCausalLM, the nearest, has no place for blocks.0.mlp.router_DE" in made.said[-1]
+
+
+def test_a_window_longer_than_what_is_compared_is_exported_as_no_class(folder, monkeypatch):
+    monkeypatch.setattr(attention, "sees", lambda query, key: (key <= query) & (query - key < 100))
+    with pytest.raises(
+        UserError, match=r"in each of them a position sees all before it, here attention.sees says which"
+    ):
+        folder("qwen3", context_length=128)
 
 
 def test_a_key_that_no_layout_knows_fits_none_unless_it_is_off(monkeypatch):
