@@ -122,3 +122,9 @@ def test_what_goes_wrong_in_a_process_is_told():
         list(pool.in_order(halve, [2, 3, 4, 6], 2))
     with pytest.raises(UserError, match="a process of this stage was killed"):
         list(pool.in_order(halve, [2, 102], 2))
+
+
+def test_a_filter_that_only_the_configuration_knows_is_an_error(monkeypatch):
+    monkeypatch.delitem(cleaning.FILTERS, "min_bytes")
+    with pytest.raises(KeyError, match="min_bytes"):
+        cleaned("a", min_bytes=2)
