@@ -113,9 +113,8 @@ def documents(corpora: Iterable[str]) -> dict[str, str]:
 
 def reported_manifests(settings: Config, run: str) -> list[str]:
     """Returns where the manifests of all stages of a run stand below results/."""
-    stages = [stage for stage in ("plan_run", *RUN_STAGES) if stage != "evaluate_task"]
     tasks = [f"evaluate_task/{run}/{task}" for task in settings.run[run].tasks]
-    return [f"{folder}/manifest.json" for folder in (*(f"{stage}/{run}" for stage in stages), *tasks)]
+    return [f"{folder}/manifest.json" for folder in (*(f"{stage}/{run}" for stage in RUN_STAGES), *tasks)]
 
 
 def corpus_manifest(corpus: str) -> str:
