@@ -184,13 +184,13 @@ def test_a_model_with_a_parameter_that_no_class_has_is_handed_on_as_it_is(job, m
 
     def with_more(*words) -> weights.Weights:
         found = load(*words)
-        more = {"blocks.0.mlp.router_DE": np.zeros((16, 2), np.float32)}
+        more = {"blocks.0.mlp.new_DE": np.zeros((16, 2), np.float32)}
         return replace(found, parameters={name: found.parameters[name] for name in found.parameters} | more)
 
     monkeypatch.setattr(weights, "open_run", with_more)
     export_model.export_model(made)
     assert made.published == [({"architecture": None}, ("parity.json",))]
-    assert "Qwen3ForCausalLM, the nearest, has no place for blocks.0.mlp.router_DE" in made.said[-1]
+    assert "Qwen3ForCausalLM, the nearest, has no place for blocks.0.mlp.new_DE" in made.said[-1]
 
 
 def test_a_window_longer_than_what_is_compared_is_exported_as_no_class(folder, monkeypatch):

@@ -148,17 +148,17 @@ def test_clipping_bounds_the_global_norm():
 
 def test_a_parameter_that_the_table_does_not_have_is_named():
     with pytest.raises(
-        UserError, match=r"^the model has a parameter blocks.0.mlp.router_DE, but .* has no router_DE: say"
+        UserError, match=r"^the model has a parameter blocks.0.mlp.new_DF, but .* has no new_DF: say there"
     ):
-        optimizer.make_optimizer(train(), ["blocks.0.mlp.router_DE"])
+        optimizer.make_optimizer(train(), ["blocks.0.mlp.new_DF"])
 
 
 def test_muon_takes_a_matrix_that_devices_share_along_one_of_its_dims(monkeypatch):
-    monkeypatch.setitem(parameter_table.TABLE, "router_DE", Parameter("matrices", ("fsdp", None), inputs=1))
+    monkeypatch.setitem(parameter_table.TABLE, "new_DE", Parameter("matrices", ("fsdp", None), inputs=1))
     mesh = sharding.make_mesh(config.Mesh(data=1, fsdp=2, tensor=1), jax.devices()[:2])
     update = jax.random.normal(jax.random.key(0), (16, 4))
     alone, shared = (
-        jax.jit(partial(optimizer.orthogonal, place, (jax.tree_util.DictKey("router_DE"),)))(update)
+        jax.jit(partial(optimizer.orthogonal, place, (jax.tree_util.DictKey("new_DE"),)))(update)
         for place in (None, mesh)
     )
     np.testing.assert_allclose(shared, alone, atol=1e-3)
