@@ -13,8 +13,7 @@ from pathlib import Path
 import jax
 
 from makelm import cli, export, parity, tensor_file, tokenizer, tokenizer_export, weights
-from makelm.errors import UserError
-from makelm.hugging_face_layouts import layout
+from makelm.hugging_face_layouts import NoClass
 
 TENSORS = "model.safetensors"
 
@@ -31,31 +30,33 @@ def export_model(job: cli.Job) -> None:
     encoding = tokenizer.load(job.args.tokenizer)
     weights.check_tokenizer(trained, encoding.digest, str(job.args.tokenizer))
     try:
-        architecture, reason = layout(trained.model).architecture, ""
-    except UserError as error:
-        architecture, reason = None, str(error)
-    found = write_layout(job, trained, encoding.first) if architecture else write_own(job, trained, reason)
+        found = write_layout(job, trained, encoding.first)
+    except NoClass as error:
+        found = write_own(job, trained, str(error))
     write_json(job, "parity.json", found)
     write_json(job, "generation_config.json", export.generation_config(trained, encoding.first))
     for name, content in tokenizer_export.hugging_face_files(encoding, trained.model.context_length).items():
         (job.staging / name).write_bytes(content)
     if encoding.kind == "sentencepiece":
         job.say(f"{encoding.FILE} is SentencePiece's own: read it with sentencepiece, AutoTokenizer does not")
-    job.publish({"architecture": architecture}, measured=("parity.json",))
+    job.publish({"architecture": found["architecture"]}, measured=("parity.json",))
 
 
 def write_layout(job: cli.Job, trained: weights.Weights, first: int | None) -> dict:
-    """Writes the tensors and config.json, and returns how they compare with the model."""
+    """Writes the tensors and config.json, and returns how they compare with the model.
+
+    Raises NoClass where they do not compute what it does.
+    """
     jax.config.update("jax_platforms", "cpu")  # an accelerator may be in use, and rounds its products
     dtype = job.config.export.dtype
     tensor_file.write(job.staging / TENSORS, export.tensors(trained), dtype, {"format": "pt"})
     write_json(job, "config.json", export.model_config(trained, dtype, first))
     found = parity.measure(job.staging, trained, dtype)
-    parity.check(found)
     job.say(
         f"{found['architecture']} in {dtype}: logits of {found['tokens']} tokens are within"
         f" {found['max_logit_difference']:.1e} of the model's (the largest is {found['largest_logit']:.3g})"
     )
+    parity.check(found)
     return found
 
 

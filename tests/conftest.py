@@ -39,79 +39,94 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name not in FIRST)
 
 
-SHAPE = {
-    "context_length": 16,
-    "n_layers": 2,
-    "d_model": 16,
-    "n_heads": 4,
-    "n_kv_heads": 2,
-    "d_head": 8,
-    "d_ff": 32,
-    "vocab_multiple": 1,
-    "norm": {"kind": "rmsnorm", "scale": True, "bias": False, "eps": 1e-6},
-    "qk_norm": "rmsnorm",
-    "positions": {"kind": "rope", "base": 10000, "dims": None, "pairs": "halves"},
-    "activation": "swiglu",
-    "residual": "serial",
-    "biases": {"attention": False, "mlp": False, "head": False},
-    "tie_embeddings": False,
-    "logit_soft_cap": None,
-    "dropout": 0,
-    "mask_documents": False,
-    "init": "zero_out",
-    "compute_dtype": "float32",
-    "residual_dtype": "float32",
-    "head_dtype": "float32",
-    "parameter_dtype": "float32",
-}
-COMPUTE = {"attention": "xla", "scan_layers": False, "remat": False, "accumulate": 1, "deterministic": True}
-TRAIN = {
-    "seed": 0,
-    "steps": 12,
-    "batch_size": 8,
-    "order": "shuffled",
-    "optimizer": {
-        "kind": "muon",
-        "learning_rates": {"matrices": 0.02, "embedding": 0.02, "head": 0.01, "vectors": 0.01},
-        "rate_multipliers": {},
-        "beta1": 0.9,
-        "beta2": 0.95,
-        "eps": 1e-8,
-        "momentum": 0.95,
-        "weight_decay": 0.0,
-        "independent_decay": False,
-        "decay": ["matrices", "embedding", "head"],
-        "decay_except": [],
-        "clip_norm": None,
+DEFAULT = configfile.read(Path(__file__).parent.parent / "config.yaml")
+
+
+def section(name: str, keys: dict) -> dict:
+    """Returns a section of a run: these keys, and one that is new as the default run has it."""
+    return configfile.merge(DEFAULT["run"]["stdlib"][name], keys)
+
+
+SHAPE = section(
+    "model",
+    {
+        "context_length": 16,
+        "n_layers": 2,
+        "d_model": 16,
+        "n_heads": 4,
+        "n_kv_heads": 2,
+        "d_head": 8,
+        "d_ff": 32,
+        "vocab_multiple": 1,
+        "norm": {"kind": "rmsnorm", "scale": True, "bias": False, "eps": 1e-6},
+        "qk_norm": "rmsnorm",
+        "positions": {"kind": "rope", "base": 10000, "dims": None, "pairs": "halves"},
+        "activation": "swiglu",
+        "residual": "serial",
+        "biases": {"attention": False, "mlp": False, "head": False},
+        "tie_embeddings": False,
+        "logit_soft_cap": None,
+        "dropout": 0,
+        "mask_documents": False,
+        "init": "zero_out",
+        "compute_dtype": "float32",
+        "residual_dtype": "float32",
+        "head_dtype": "float32",
+        "parameter_dtype": "float32",
     },
-    "schedule": {
-        "kind": "linear",
-        "warmup_steps": 2,
-        "warmup_start": None,
-        "decay_fraction": 0.5,
-        "decay_end": None,
-        "final": 0.0,
+)
+PLAIN = {"attention": "xla", "scan_layers": False, "remat": False, "accumulate": 1, "deterministic": True}
+COMPUTE = section("compute", PLAIN)
+TRAIN = section(
+    "train",
+    {
+        "seed": 0,
+        "steps": 12,
+        "batch_size": 8,
+        "order": "shuffled",
+        "optimizer": {
+            "kind": "muon",
+            "learning_rates": {"matrices": 0.02, "embedding": 0.02, "head": 0.01, "vectors": 0.01},
+            "rate_multipliers": {},
+            "beta1": 0.9,
+            "beta2": 0.95,
+            "eps": 1e-8,
+            "momentum": 0.95,
+            "weight_decay": 0.0,
+            "independent_decay": False,
+            "decay": ["matrices", "embedding", "head"],
+            "decay_except": [],
+            "clip_norm": None,
+        },
+        "schedule": {
+            "kind": "linear",
+            "warmup_steps": 2,
+            "warmup_start": None,
+            "decay_fraction": 0.5,
+            "decay_end": None,
+            "final": 0.0,
+        },
+        "z_loss": 0.0,
+        "ema": None,
+        "validate_every": 6,
+        "validate_windows": 8,
+        "max_gradient_norm": None,
+        "bad_steps": "stop",
+        "checkpoint_every": 4,
+        "checkpoint_minutes": None,
+        "keep_checkpoints": 2,
+        "keep_every": None,
+        "keep_best": False,
+        "time_limit": None,
+        "lock_wait": 60,
+        "resume_from": None,
+        "log_every": 1,
+        "statistics_every": None,
+        "profile_steps": None,
     },
-    "z_loss": 0.0,
-    "ema": None,
-    "validate_every": 6,
-    "validate_windows": 8,
-    "max_gradient_norm": None,
-    "bad_steps": "stop",
-    "checkpoint_every": 4,
-    "checkpoint_minutes": None,
-    "keep_checkpoints": 2,
-    "keep_every": None,
-    "keep_best": False,
-    "time_limit": None,
-    "lock_wait": 60,
-    "resume_from": None,
-    "log_every": 1,
-    "statistics_every": None,
-    "profile_steps": None,
-}
-HARDWARE = {"devices": "local", "topology": None, "memory_gb": None, "packages": "cpu"}
-TRACKING = {"wandb": None, "project": "makelm", "entity": None}
+)
+HARDWARE = section("hardware", {"devices": "local", "topology": None, "memory_gb": None, "packages": "cpu"})
+TRACKING = section("tracking", {"wandb": None, "project": "makelm", "entity": None})
 
 
 def shape(**changes) -> config.Model:

@@ -3,15 +3,14 @@
 import os
 
 import pytest
+from conftest import DEFAULT
 
 from makelm import cleaning, configfile, pool
 from makelm.config_corpus import Clean
 from makelm.documents import Document
 from makelm.errors import UserError
 
-OFF = {"ftfy": None, "normalize": None, "min_bytes": None, "max_bytes": None, "min_unique_words": None}
-OFF |= {"max_repeated_lines": None, "max_repeated_5grams": None, "max_top_2gram": None, "deduplicate": False}
-OFF |= {"max_contamination": None, "evaluation_texts": None}
+OFF = DEFAULT["corpus"]["stdlib"]["clean"]
 
 
 def cleaned(*texts: str, cores: int = 1, **keys: object) -> tuple[list[str], list[dict]]:
@@ -123,3 +122,9 @@ def test_what_goes_wrong_in_a_process_is_told():
         list(pool.in_order(halve, [2, 3, 4, 6], 2))
     with pytest.raises(UserError, match="a process of this stage was killed"):
         list(pool.in_order(halve, [2, 102], 2))
+
+
+def test_a_filter_that_only_the_configuration_knows_is_an_error(monkeypatch):
+    monkeypatch.delitem(cleaning.FILTERS, "min_bytes")
+    with pytest.raises(KeyError, match="min_bytes"):
+        cleaned("a", min_bytes=2)

@@ -6,10 +6,11 @@ import lzma
 import platform
 import sysconfig
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from makelm import baselines, corpus, documents
+from makelm import baselines, corpus, documents, files
 from makelm.config_corpus import LocalCorpus, Split, UrlCorpus
 from makelm.documents import Document
 from makelm.errors import UserError
@@ -160,3 +161,10 @@ def test_what_is_compressed_of_much_validation_text_is_its_beginning(monkeypatch
     assert next(texts).id == "c"  # and no more is read
     assert baselines.beginning([Document("a", "abcde"), Document("b", "f")]) == [Document("a", "abcde")]
     assert baselines.beginning([Document("a", "é"), Document("b", "")]) == [Document("a", "é"), Document("b", "")]
+
+
+@pytest.mark.parametrize("read", [lambda new: corpus.open_source(new, None, None), files.source_files])
+def test_a_source_that_only_the_configuration_knows_is_an_error(read):
+    """It must be said which of its files, if any, are of this machine: a change of these makes the corpus again."""
+    with pytest.raises(AssertionError, match="new"):
+        read(SimpleNamespace(source="new"))

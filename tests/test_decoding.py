@@ -6,7 +6,7 @@ import pytest
 from conftest import forward, random_parameters, shape
 from test_model import END, ZOO, V, every_model
 
-from makelm import decoding
+from makelm import attention, decoding
 from makelm.decoding import Places
 from makelm.model import Skeleton
 
@@ -49,6 +49,11 @@ def test_rows_of_different_lengths_compute_what_the_full_forward_pass_does(model
     for position_B, logits_BV in decoded(model, tokens, [6, 1], 8, begin_B, 14):
         expected = full_BTV[range(2), position_B]
         np.testing.assert_allclose(logits_BV, expected, rtol=1e-4, atol=0.2 if loose else 1e-4)
+
+
+def test_positions_see_what_they_see_in_training(monkeypatch):
+    monkeypatch.setattr(attention, "sees", lambda query, key: (key <= query) & (query - key < 3))
+    test_rows_of_different_lengths_compute_what_the_full_forward_pass_does(shape())
 
 
 @pytest.mark.parametrize("name", ["qwen", "others"])

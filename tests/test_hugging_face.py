@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +14,19 @@ from conftest import random_parameters, shape
 from layouts import CASES
 from safetensors.numpy import load_file, save_file
 
-from makelm import config, export, hugging_face, manifest, parity, tensor_file, tokenizer, vocabulary, weights
+from makelm import (
+    attention,
+    config,
+    export,
+    hugging_face,
+    hugging_face_layouts,
+    manifest,
+    parity,
+    tensor_file,
+    tokenizer,
+    vocabulary,
+    weights,
+)
 from makelm.config_tokenizer import ByteTokenizer
 from makelm.errors import UserError
 from makelm.hugging_face_layouts import layout
@@ -156,12 +169,48 @@ def test_an_export_says_how_near_it_is_and_bfloat16_may_be_further(job):
     assert made.said[0].startswith("Qwen3ForCausalLM in bfloat16: logits of 32 tokens are within ")
 
 
-def test_an_export_that_computes_something_else_is_not_published(job, monkeypatch):
-    made, tensors = job(shape(n_layers=1)), export.tensors
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_model_of_which_its_class_computes_something_else_is_handed_on_as_it_is(dtype, job, monkeypatch):
+    made, tensors = job(shape(n_layers=1), dtype), export.tensors
     monkeypatch.setattr(export, "tensors", lambda trained: swapped(tensors(trained)))
-    with pytest.raises(UserError, match="does not compute what the model does: logits differ by up to"):
-        export_model.export_model(made)
-    assert not made.published
+    export_model.export_model(made)
+    assert made.published == [({"architecture": None}, ("parity.json",))]
+    assert weights.load(made.staging / "model.safetensors").model == shape(n_layers=1)
+    assert "Qwen3ForCausalLM, which has its keys, computes something else" in made.said[-1]
+
+
+def test_a_model_with_a_parameter_that_no_class_has_is_handed_on_as_it_is(job, monkeypatch):
+    made, load = job(shape(n_layers=1)), weights.open_run
+
+    def with_more(*words) -> weights.Weights:
+        found = load(*words)
+        more = {"blocks.0.mlp.new_DE": np.zeros((16, 2), np.float32)}
+        return replace(found, parameters={name: found.parameters[name] for name in found.parameters} | more)
+
+    monkeypatch.setattr(weights, "open_run", with_more)
+    export_model.export_model(made)
+    assert made.published == [({"architecture": None}, ("parity.json",))]
+    assert "Qwen3ForCausalLM, the nearest, has no place for blocks.0.mlp.new_DE" in made.said[-1]
+
+
+def test_a_window_longer_than_what_is_compared_is_exported_as_no_class(folder, monkeypatch):
+    monkeypatch.setattr(attention, "sees", lambda query, key: (key <= query) & (query - key < 100))
+    with pytest.raises(
+        UserError, match=r"in each of them a position sees all before it, here attention.sees says which"
+    ):
+        folder("qwen3", context_length=128)
+
+
+def test_a_key_that_no_layout_knows_fits_none_unless_it_is_off(monkeypatch):
+    def with_window(window: int | None):
+        return lambda model: flat(model) | {"window": window}
+
+    flat = hugging_face_layouts.flat
+    monkeypatch.setattr(hugging_face_layouts, "flat", with_window(None))
+    assert layout(shape()).architecture == "Qwen3ForCausalLM"
+    monkeypatch.setattr(hugging_face_layouts, "flat", with_window(64))
+    with pytest.raises(UserError, match=r"wants model.window null \(here 64\)$"):
+        layout(shape())
 
 
 def test_a_model_without_a_class_is_handed_on_as_it_is(job):

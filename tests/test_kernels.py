@@ -7,7 +7,7 @@ import jax
 import pytest
 from conftest import COMPUTE, shape
 
-from makelm import config, kernels
+from makelm import attention, config, kernels
 from makelm.errors import UserError
 
 CPU = jax.devices("cpu")[0]
@@ -18,8 +18,8 @@ TPU, OLD_TPU = (SimpleNamespace(platform="tpu", device_kind=f"TPU {kind}") for k
 BF16 = {"compute_dtype": "bfloat16"}
 
 
-def chosen(attention: str, device, **model) -> str:
-    return kernels.of_attention(config.Compute(**COMPUTE | {"attention": attention}), shape(**model), device)
+def chosen(kernel: str, device, **model) -> str:
+    return kernels.of_attention(config.Compute(**COMPUTE | {"attention": kernel}), shape(**model), device)
 
 
 @pytest.mark.parametrize("device", [CPU, TURING, AMD], ids=lambda device: device.device_kind)
@@ -51,6 +51,17 @@ def test_a_kernel_never_changes_what_is_computed(model, kernel, device):
     assert chosen("auto", device, **model) == "xla"
     with pytest.raises(UserError, match=f"{kernel} needs model.compute_dtype: bfloat16 and drops out nothing; set it"):
         chosen(kernel, device, **model)
+
+
+@pytest.mark.parametrize("window", [3, 127])
+@pytest.mark.parametrize(("kernel", "device"), [("cudnn", HOPPER), ("splash", TPU)])
+def test_attention_to_other_positions_than_all_before_is_left_to_no_kernel(kernel, device, window, monkeypatch):
+    monkeypatch.setattr(attention, "sees", lambda query, key: (key <= query) & (query - key < window))
+    assert chosen("auto", device, **BF16, context_length=128) == "xla"
+    with pytest.raises(
+        UserError, match=f"^compute.attention: {kernel} computes causal attention only, and attention.sees"
+    ):
+        chosen(kernel, device, **BF16, context_length=128)
 
 
 def test_what_jax_refuses_is_said_in_its_words_and_auto_does_without(monkeypatch):

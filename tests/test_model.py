@@ -195,3 +195,13 @@ def test_the_heads_products_are_of_its_own_dtype_and_the_stream_keeps_its_own():
     want = jnp.einsum("BTD,VD->BTV", x_exact.astype(jnp.bfloat16), matrix).astype(jnp.float32)
     np.testing.assert_array_equal(rounded, want)
     assert np.any(rounded != exact)
+
+
+@pytest.mark.parametrize("key", ["norm.kind", "qk_norm", "positions.kind", "activation", "residual", "init"])
+def test_a_choice_that_only_the_configuration_knows_is_an_error(key):
+    """It must not be computed as another one."""
+    section, _, name = key.rpartition(".")
+    model = shape()
+    unknown = getattr(model, section).model_copy(update={name: "new"}) if section else "new"
+    with pytest.raises((KeyError, AssertionError), match="new"):
+        forward(model.model_copy(update={section or name: unknown}), V, random_parameters(model, V), tokens_BT)

@@ -1,5 +1,7 @@
 """Schedules and which rule moves which parameter."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,9 @@ import optax
 import pytest
 from conftest import random_parameters, shape, train
 
-from makelm import optimizer
+from makelm import config, optimizer, parameter_table, sharding
+from makelm.errors import UserError
+from makelm.parameter_table import Parameter
 
 V = 32
 
@@ -111,7 +115,7 @@ def test_each_kind_of_parameter_moves_at_its_own_rate():
     _, updates = update(train(optimizer={"kind": "adamw", "learning_rates": rates}, schedule=flat))
     for name, change in updates.items():
         # Adam's first step is the rate, whatever the gradient
-        np.testing.assert_allclose(change, -rates[optimizer.kind(name)], rtol=1e-3, err_msg=name)
+        np.testing.assert_allclose(change, -rates[parameter_table.of(name).kind], rtol=1e-3, err_msg=name)
 
 
 def test_muon_makes_the_update_of_a_matrix_nearly_orthogonal_and_leaves_the_rest_to_adam():
@@ -140,3 +144,30 @@ def test_clipping_bounds_the_global_norm():
     _, expected = update(train(), lambda p: jnp.full_like(p, size**-0.5))
     for name in updates:
         np.testing.assert_allclose(updates[name], expected[name], rtol=1e-4, atol=1e-7)
+
+
+def test_a_parameter_that_the_table_does_not_have_is_named():
+    with pytest.raises(
+        UserError, match=r"^the model has a parameter blocks.0.mlp.new_DF, but .* has no new_DF: say there"
+    ):
+        optimizer.make_optimizer(train(), ["blocks.0.mlp.new_DF"])
+
+
+def test_muon_takes_a_matrix_that_devices_share_along_one_of_its_dims(monkeypatch):
+    monkeypatch.setitem(parameter_table.TABLE, "new_DE", Parameter("matrices", ("fsdp", None), inputs=1))
+    mesh = sharding.make_mesh(config.Mesh(data=1, fsdp=2, tensor=1), jax.devices()[:2])
+    update = jax.random.normal(jax.random.key(0), (16, 4))
+    alone, shared = (
+        jax.jit(partial(optimizer.orthogonal, place, (jax.tree_util.DictKey("new_DE"),)))(update)
+        for place in (None, mesh)
+    )
+    np.testing.assert_allclose(shared, alone, atol=1e-3)
+
+
+@pytest.mark.parametrize("section", ["optimizer", "schedule"])
+def test_a_kind_that_only_the_configuration_knows_is_an_error(section):
+    """It must not train as another one."""
+    settings = train(schedule=FLAT)
+    unknown = getattr(settings, section).model_copy(update={"kind": "new"})
+    with pytest.raises((KeyError, AssertionError), match="new"):
+        update(settings.model_copy(update={section: unknown}))

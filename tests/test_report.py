@@ -21,8 +21,8 @@ from makelm import (
     report_curves,
     report_figures,
     report_origin,
-    report_runs,
     report_table,
+    stages,
 )
 from makelm.closure import SCRIPTS, closure
 from makelm.errors import UserError
@@ -45,7 +45,7 @@ def test_the_stage_writes_page_and_table_and_names_all_it_read(results):
     made = manifest.read(results / "write_report" / "manifest.json")["content"]
     assert made["files"]["report.html"] is None  # it holds measured times
     assert made["files"]["runs.csv"]
-    assert set(made["inputs"]) == {f"{stage}/{run}" for stage in report_runs.STAGES for run in ("small", "large")}
+    assert set(made["inputs"]) == {f"{stage}/{run}" for stage in stages.RUN_STAGES for run in ("small", "large")}
 
 
 def test_a_missing_manifest_is_one_line(results):
@@ -167,7 +167,7 @@ def test_provenance_leads_back_to_the_corpus_and_shows_gaps(results):
         ("download_corpus", 1),
         ("train_tokenizer", 1),
         ("encode_shard", 2),
-        *((stage, 1) for stage in report_runs.STAGES),
+        *((stage, 1) for stage in stages.RUN_STAGES),
     ]
     assert not run.gaps
     (results / "train_tokenizer" / "bpe" / "manifest.json").unlink()

@@ -6,7 +6,7 @@ import pytest
 from conftest import make_trainer, shape, train
 from layouts import GPT2
 
-from makelm import config, sharding
+from makelm import config, parameter_table, sharding
 from makelm.errors import UserError
 from makelm.model import shapes
 
@@ -38,7 +38,7 @@ def test_devices_that_are_stated_and_not_there_are_named():
 def test_every_parameter_has_a_place_in_the_table():
     for tied in (True, False):
         for name, leaf in shapes(shape(tie_embeddings=tied), 64).items():
-            assert len(sharding.TABLE[name.rpartition(".")[2]]) == len(leaf.shape), name
+            assert len(parameter_table.of(name).axes) == len(leaf.shape), name
 
 
 def test_a_dim_that_does_not_divide_is_named():

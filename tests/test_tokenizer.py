@@ -3,6 +3,7 @@
 import hashlib
 import json
 import unicodedata
+from types import SimpleNamespace
 
 import pytest
 import tiktoken
@@ -17,7 +18,7 @@ from vocabularies import (
     train,
 )
 
-from makelm import tokenizer
+from makelm import tokenizer, vocabulary
 from makelm.errors import UserError
 from makelm.tokenizer import BEGIN_OF_TEXT, END_OF_TEXT, Tokenizer
 
@@ -174,3 +175,18 @@ def test_the_digest_is_the_one_that_is_written_down(tmp_path):
     rest = b'{"begin_of_text":null,"end_of_text":256,"file":"tokenizer.tiktoken","kind":"byte","pattern":"(?s).",'
     rest += b'"special_tokens":{"<|endoftext|>":256},"vocab_size":257}'
     assert made.digest == hashlib.sha256((tmp_path / "tokenizer.tiktoken").read_bytes() + rest).hexdigest()
+
+
+@pytest.mark.parametrize("make", [lambda new: vocabulary.train(new, ["text"]), vocabulary.existing])
+def test_a_kind_that_only_the_configuration_knows_is_an_error(make):
+    new = SimpleNamespace(kind="new", begin_of_text=False, end_of_text=True, file=None)
+    with pytest.raises(AssertionError, match="new"):
+        make(new)
+
+
+def test_a_saved_tokenizer_of_a_kind_that_nothing_reads_is_not_called_damaged(tmp_path):
+    train(settings(), TEXTS).save(tmp_path)
+    metadata = tmp_path / "metadata.json"
+    metadata.write_text(metadata.read_text().replace('"kind": "bpe"', '"kind": "new"'))
+    with pytest.raises(AssertionError, match="new"):
+        tokenizer.load(tmp_path)

@@ -114,9 +114,8 @@ def documents(corpora: Iterable[str]) -> dict[str, str]:
 
 def reported_manifests(settings: Config, run: str) -> list[str]:
     """Returns where the manifests of all stages of a run stand below results/."""
-    stages = [stage for stage in ("plan_run", *RUN_STAGES) if stage != "evaluate_task"]
     tasks = [place("evaluate_task", run, task) for task in settings.run[run].tasks]
-    return [place(stage, run) for stage in stages] + tasks
+    return [place(stage, run) for stage in RUN_STAGES] + tasks
 
 
 def place(stage: str, *names: str) -> str:

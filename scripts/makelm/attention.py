@@ -10,6 +10,7 @@ from math import sqrt
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.sharding import Mesh, PartitionSpec
 
@@ -46,6 +47,20 @@ def causal_attention(
     return sharding.own(mesh, of_kernel[kernel], specs, HEADS)(q_BTNH, k_BTKH, v_BTKH, documents_BT, kept_BNTS)
 
 
+def sees(query: Array, key: Array) -> Array:
+    """Returns whether a position may see another one of its document, in training and in decoding.py alike.
+
+    The kernels of flash.py and other people's classes know this rule only, and are left out where it is another.
+    """
+    return key <= query
+
+
+def is_causal(length: int) -> bool:
+    """Returns whether positions see all before them: asked of the first, the middle and the last of so many."""
+    queries, keys = np.array([[0], [length // 2], [length - 1]]), np.arange(length)[None]
+    return bool((sees(queries, keys) == (keys <= queries)).all())
+
+
 def by_products(
     q_BTNH: Array, k_BTKH: Array, v_BTKH: Array, documents_BT: Array | None, kept_BNTS: Array | None
 ) -> Array:
@@ -66,7 +81,7 @@ def by_products(
     k_ATH, v_ATH = (jnp.swapaxes(x, 1, 2).reshape(B * K, T, H) for x in (k_BTKH, v_BTKH))
     positions_T = jnp.arange(T)
     # computed, not a constant: a program for 32,768 positions would carry a gigabyte of it
-    mask_ATS = (positions_T[:, None] >= positions_T[None, :])[None]
+    mask_ATS = sees(positions_T[:, None], positions_T[None, :])[None]
     if documents_BT is not None:
         mask_ATS = jnp.repeat(mask_ATS & flash.alike(documents_BT), K, axis=0)
     mask_AQS = mask_ATS if N == K else jnp.repeat(mask_ATS, N // K, axis=1)
@@ -99,7 +114,8 @@ def largest_logit(q_BTNH: Array, k_BTKH: Array, documents_BT: Array | None) -> A
     B, T, K, H = k_BTKH.shape
     q_BTKGH = q_BTNH.reshape(B, T, K, -1, H)
     logits_BKGTS = jnp.einsum("BTKGH,BSKH->BKGTS", q_BTKGH, k_BTKH).astype(jnp.float32) / sqrt(H)
-    seen_BTS = jnp.tri(T, dtype=bool)[None]
+    positions_T = jnp.arange(T)
+    seen_BTS = sees(positions_T[:, None], positions_T[None, :])[None]
     if documents_BT is not None:
         seen_BTS = seen_BTS & flash.alike(documents_BT)
     return jnp.max(jnp.where(seen_BTS[:, None, None], logits_BKGTS, -jnp.inf))

@@ -57,7 +57,7 @@ class Cleaner:
     """The steps that look at one document alone, in their order."""
 
     def __init__(self, clean: Clean):
-        self.filters = {key: value for key in FILTERS if (value := getattr(clean, key)) is not None}
+        self.filters = {key: value for key, value in clean if key not in NO_FILTERS and value is not None}
         self.changes = {}
         if clean.ftfy:
             self.changes["ftfy"] = repairer(clean.ftfy)
@@ -169,4 +169,6 @@ FILTERS = {
     "max_repeated_5grams": repeated_ngrams,
     "max_top_2gram": frequent_ngram,
 }
+# the keys of Clean that are none
+NO_FILTERS = ("ftfy", "normalize", "deduplicate", "max_contamination", "evaluation_texts")
 BY_WORDS = ("min_unique_words", "max_repeated_lines", "max_repeated_5grams", "max_top_2gram")

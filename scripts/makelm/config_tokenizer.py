@@ -126,3 +126,8 @@ Tokenizer = Annotated[
     BpeTokenizer | ByteTokenizer | CharTokenizer | TiktokenTokenizer | HuggingFaceTokenizer | SentencePieceTokenizer,
     Field(discriminator="kind"),
 ]
+
+
+def own_file(tokenizer: Tokenizer) -> str | None:
+    """Returns the file of this machine that a tokenizer is made of; a file of tiktoken's ranks decides nothing."""
+    return None if tokenizer.kind == "tiktoken" else getattr(tokenizer, "file", None)

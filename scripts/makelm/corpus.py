@@ -6,7 +6,7 @@ import tokenize
 from collections.abc import Iterable, Iterator
 from io import BytesIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, assert_never
 
 from makelm import data_sets, documents, fetching, files, reading
 from makelm.config_corpus import Corpus, LocalCorpus, Split, TextKey, UrlCorpus
@@ -51,13 +51,17 @@ def divide(document: Document, corpus: Split) -> Iterator[tuple[str, Document]]:
 
 def open_source(corpus: Corpus, downloads: Path, progress: Progress) -> Source:
     """Returns a corpus's documents. What is downloaded is kept in the folder `downloads`, for a next run to go on."""
-    if corpus.source == "stdlib":
-        return stdlib(Path(sysconfig.get_path("stdlib")))
-    if corpus.source == "local":
-        return local(corpus)
-    if corpus.source == "url":
-        return url(corpus, downloads, progress)
-    return Source(*data_sets.open_rows(corpus))
+    match corpus.source:
+        case "stdlib":
+            return stdlib(Path(sysconfig.get_path("stdlib")))
+        case "local":
+            return local(corpus)
+        case "url":
+            return url(corpus, downloads, progress)
+        case "huggingface":
+            return Source(*data_sets.open_rows(corpus))
+        case _:
+            assert_never(corpus.source)
 
 
 def stdlib(root: Path) -> Source:

@@ -16,8 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from makelm import sharding
-from makelm.attention import causal_attention
+from makelm import attention, sharding
 from makelm.lookup import look_up
 from makelm.model import Parameters, Skeleton, Transformer
 
@@ -87,7 +86,7 @@ def read(model: Transformer, tokens_RP: Array) -> Cache:
         q_RPNH, k_RPKH, v_RPKH = block.attention.project(h_RPD, positions_P)
         keys.append(jnp.swapaxes(k_RPKH, 1, 2))
         values.append(jnp.swapaxes(v_RPKH, 1, 2))
-        mixed_RPNH = causal_attention(model.mesh, "xla", q_RPNH, k_RPKH, v_RPKH, documents_RP)
+        mixed_RPNH = attention.causal_attention(model.mesh, "xla", q_RPNH, k_RPKH, v_RPKH, documents_RP)
         x_RPD = sharding.rows(model.mesh, block.add(x_RPD, h_RPD, block.attention.combine(mixed_RPNH), None))
     return Cache(tuple(keys), tuple(values))
 
@@ -162,7 +161,11 @@ def visible(places: Places, context: int, width: int, length: int, size: int) ->
     held_BW = start_B1 - 1 - (start_B1 - 1 - jnp.arange(width)[None]) % length
     new_BC = start_B1 + jnp.arange(size)[None]
     oldest_B1 = jnp.maximum(places.begin_B[:, None], position_B1 - context + 1)
-    return held_BW >= oldest_B1, (new_BC >= oldest_B1) & (new_BC <= position_B1)
+
+    def seen(key: Array) -> Array:
+        return (key >= oldest_B1) & attention.sees(position_B1, key)
+
+    return seen(held_BW), seen(new_BC)
 
 
 def attend(

@@ -3,20 +3,26 @@
 from functools import partial
 from typing import Any
 
-from makelm import config
-from makelm.hugging_face_layouts import GPTJ, LLAMA, QWEN3, Layout, flat, layout, sizes
+from makelm import attention, config
+from makelm.hugging_face_layouts import GPTJ, LLAMA, QWEN3, Layout, NoClass, flat, layout, sizes
 from makelm.model import vocab_rows
 from makelm.tensor_file import Planned
 from makelm.weights import Weights
 
 
 def tensors(weights: Weights) -> list[Planned]:
-    """Returns the tensors of an export, each made from the parameters when it is to be written."""
+    """Returns the tensors of an export, each made from the parameters when it is to be written.
+
+    Raises NoClass where some parameter would not be among them, or attention is another.
+    """
     model, chosen = weights.model, layout(weights.model)
     sized = sizes(model.model_dump(), vocab_rows(model, weights.vocab_size))
     listed = list(chosen.tensors(model.n_layers, model.activation, model.tie_embeddings))
-    left_out = set(weights.parameters) - {name for each in listed for name in each.ours}
-    assert not left_out, f"{chosen.architecture} would leave out {left_out}"
+    left_out = sorted(set(weights.parameters) - {name for each in listed for name in each.ours})
+    if left_out:
+        raise NoClass(f"{chosen.architecture}, the nearest, has no place for {', '.join(left_out)}")
+    if not attention.is_causal(model.context_length):
+        raise NoClass("in each of them a position sees all before it, here attention.sees says which")
     return [Planned(each.name, each.shape(sized), partial(each.join, weights.parameters, sized)) for each in listed]
 
 

@@ -4,7 +4,7 @@ This module is also imported when Snakemake reads the workflow, so it imports li
 """
 
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import NamedTuple, assert_never
 
 from makelm.config_corpus import Clean, Corpus, TokensCorpus, is_address
 from makelm.errors import UserError
@@ -56,9 +56,15 @@ def corpus_files(corpus: Corpus) -> list[Path]:
 
 def source_files(corpus: Corpus) -> dict[str, Path]:
     """Returns name -> file of this machine that a corpus's documents are in, as its manifest names them."""
-    if corpus.source == "local":
-        return named_files(corpus.paths)
-    return data_set_files(Path(corpus.dataset)) if corpus.source == "huggingface" else {}
+    match corpus.source:
+        case "local":
+            return named_files(corpus.paths)
+        case "huggingface":
+            return data_set_files(Path(corpus.dataset))
+        case "stdlib" | "url":
+            return {}
+        case _:  # else a change of its files would go unseen
+            assert_never(corpus.source)
 
 
 def data_set_files(folder: Path) -> dict[str, Path]:

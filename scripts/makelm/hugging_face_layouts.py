@@ -18,6 +18,13 @@ from makelm import config, nested
 from makelm.errors import UserError
 
 
+class NoClass(UserError):
+    """No class of transformers that makelm knows computes a model; it can be handed on as it is."""
+
+    def __init__(self, why: str):
+        super().__init__(f"no class of Hugging Face's transformers that makelm knows computes this model; {why}")
+
+
 @dataclass(frozen=True)
 class Tensor:
     """One tensor of theirs, and the parameters of ours that it holds side by side along its last dim.
@@ -44,10 +51,11 @@ class Tensor:
         return (*rows, last * len(self.ours))
 
     def join(self, parameters: Mapping[str, np.ndarray], sizes: Mapping[str, int]) -> np.ndarray:
-        """Returns the tensor made of our parameters."""
+        """Returns the tensor made of our parameters. Raises NoClass where one is not there that the class must have."""
         whole = self.shape(sizes)
         if self.ours[0] not in parameters:
-            assert self.absent is not None, f"the model has no {self.ours[0]}, which {self.name} holds"
+            if self.absent is None:
+                raise NoClass(f"it has no {self.ours[0]}, which {self.name} would hold")
             return np.full(whole, self.absent, np.float32)
         part = (*whole[:-1], whole[-1] // len(self.ours))
         parts = [np.transpose(parameters[name], self.order(name)).reshape(part) for name in self.ours]
@@ -103,6 +111,14 @@ RELATIONS: dict[str, Callable[[config.Model], bool]] = {
     "n_heads x d_head equal to d_model": lambda model: model.n_heads * model.d_head == model.d_model,
     "d_model a multiple of n_heads": lambda model: model.d_model % model.n_heads == 0,
 }
+
+# keys that no layout need ask for: tensors and export.py say what they are, or they change no logit of a trained model
+HELD = {
+    *("vocab_multiple", "n_kv_heads", "d_head", "norm.scale", "norm.bias"),
+    *("biases.attention", "biases.mlp", "biases.head", "positions.base", "positions.dims", "positions.pairs"),
+    *("dropout", "mask_documents", "init", "compute_dtype", "residual_dtype", "head_dtype", "parameter_dtype"),
+}
+OFF = (None, False)
 
 PLAIN = {"gelu_tanh": "gelu_new", "gelu": "gelu", "relu_squared": "relu2"}
 GATED = {"swiglu": "silu", "relu_squared": "relu"}
@@ -275,14 +291,11 @@ LAYOUTS = (GPT2, GPTJ, LLAMA, QWEN3)
 
 
 def layout(model: config.Model) -> Layout:
-    """Returns the layout that fits a model. Raises UserError with one line that says why none does."""
+    """Returns the layout that fits a model. Raises NoClass with one line that says why none does."""
     found = [(list(misfits(each, model)), each) for each in LAYOUTS]
     wrong, nearest = min(found, key=lambda pair: len(pair[0]))
     if wrong:
-        raise UserError(
-            "no class of Hugging Face's transformers that makelm knows computes this model;"
-            f" {nearest.architecture}, the nearest, wants {', '.join(wrong)}"
-        )
+        raise NoClass(f"{nearest.architecture}, the nearest, wants {', '.join(wrong)}")
     return nearest
 
 
@@ -293,6 +306,9 @@ def misfits(wanted: Layout, model: config.Model) -> Iterator[str]:
         if known[key] not in values:
             yield f"model.{key} {' or '.join(map(spell, values))} (here {spell(known[key])})"
     yield from (f"model.{relation}" for relation in wanted.relations if not RELATIONS[relation](model))
+    for key, value in known.items():  # a key that is new: who adds it says here what has it
+        if value not in OFF and key not in {*wanted.wants, *wanted.keys, *HELD}:
+            yield f"model.{key} null (here {spell(value)})"
 
 
 def flat(keys: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ D model, F hidden, L layers, V vocabulary
 
 from collections.abc import Callable
 from math import sqrt
-from typing import Literal
+from typing import Literal, assert_never
 
 import jax
 import jax.numpy as jnp
@@ -55,6 +55,8 @@ def distribution(shape: config.Model, role: Role, fan_in: int, fan_out: int) -> 
             return jax.random.normal, 1.0
         case "uniform":
             return bounded, own
+        case _:
+            assert_never(shape.init)
 
 
 class Weights:

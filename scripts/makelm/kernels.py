@@ -5,7 +5,7 @@ import re
 import jax
 import jax.numpy as jnp
 
-from makelm import config, flash
+from makelm import attention, config, flash
 from makelm.errors import UserError
 
 LEAST_CAPABILITY = 8.0  # Ampere: the first with bfloat16
@@ -34,6 +34,8 @@ def without(kernel: str, shape: config.Model, device: jax.Device) -> str | None:
     why_not = without_cudnn(device) if kernel == "cudnn" else without_splash(shape, device)
     if why_not:
         return why_not
+    if not attention.is_causal(shape.context_length):
+        return "computes causal attention only, and attention.sees is another"
     if shape.compute_dtype != "bfloat16" or shape.dropout:
         return "needs model.compute_dtype: bfloat16 and drops out nothing"
     return refusal(shape) if kernel == "cudnn" else None

@@ -35,7 +35,7 @@ class Norm(nnx.Module):
         norm = make.shape.norm
         self.scale = make.constant((dim,), 1) if norm.scale else None
         self.bias = make.constant((dim,), 0) if bias else None
-        self.centred, self.eps = kind == "layernorm", norm.eps
+        self.centred, self.eps = {"rmsnorm": False, "layernorm": True}[kind], norm.eps
         self.dtype = jnp.dtype(make.shape.compute_dtype)
         self.apart = sharding.parts(make.mesh, "tensor") > 1
 
@@ -160,7 +160,8 @@ class Block(nnx.Module):
         D, norm = make.shape.d_model, make.shape.norm
         self.attention_norm = Norm(make, D, norm.kind, norm.bias)
         self.attention = Attention(make)
-        self.mlp_norm = Norm(make, D, norm.kind, norm.bias) if make.shape.residual == "serial" else None
+        serial = {"serial": True, "parallel": False}[make.shape.residual]
+        self.mlp_norm = Norm(make, D, norm.kind, norm.bias) if serial else None
         self.mlp = Mlp(make)
         self.dropout = make.shape.dropout
 
@@ -188,9 +189,9 @@ class Transformer(nnx.Module):
     def __init__(
         self, shape: config.Model, vocab_size: int, end_of_text: int | None, rngs: nnx.Rngs, mesh: Mesh | None = None
     ):
-        make, D, V = Weights(shape, rngs, mesh), shape.d_model, vocab_rows(shape, vocab_size)
+        make, D, T, V = Weights(shape, rngs, mesh), shape.d_model, shape.context_length, vocab_rows(shape, vocab_size)
         self.embedding_VD = make.weight((V, D), "embedding", V, D)
-        learned, T = shape.positions.kind == "learned", shape.context_length
+        learned = {"learned": True, "rope": False, "none": False}[shape.positions.kind]
         self.positions_TD = make.weight((T, D), "embedding", T, D) if learned else None
         self.blocks = nnx.List([Block(make) for _ in range(shape.n_layers)])
         self.final_norm = Norm(make, D, shape.norm.kind, shape.norm.bias)

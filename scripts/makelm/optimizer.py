@@ -3,14 +3,13 @@
 AdamW: Loshchilov & Hutter 2019. Lion: Chen et al. 2023. Adafactor: Shazeer & Stern 2018. Muon: Jordan et al. 2024, a
 matrix's update is its momentum made orthogonal, here with the coefficients of Polar Express (Amsel et al. 2025);
 twice as fast on a CPU as Optax's own, which is otherwise alike.
-
-D model, N heads, K key/value heads, H head dim, F hidden, T position, V vocabulary
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from math import prod, sqrt
+from typing import assert_never
 
 import jax
 import jax.numpy as jnp
@@ -18,23 +17,9 @@ import optax
 from jax import Array
 from jax.sharding import Mesh
 
-from makelm import config, sharding
+from makelm import config, parameter_table, sharding
 from makelm.config_training import Optimizer
 
-# A parameter's name ends in -> its kind. Others are matrices, or vectors: scales and biases.
-KINDS = {"embedding_VD": "embedding", "positions_TD": "embedding", "unembedding_VD": "head"}
-# The dims of a matrix that it takes in come first; how many they are.
-MATRICES = {
-    "query_DNH": 1,
-    "key_DKH": 1,
-    "value_DKH": 1,
-    "output_NHD": 2,
-    "gate_DF": 1,
-    "up_DF": 1,
-    "inner_gate_FF": 1,
-    "inner_up_FF": 1,
-    "down_FD": 1,
-}
 MIN_DIM_TO_FACTOR = 128  # Adafactor keeps the whole statistic of a smaller matrix
 POLAR_EXPRESS = (
     (8.28721201814563, -23.595886519098837, 17.300387312530933),
@@ -44,13 +29,13 @@ POLAR_EXPRESS = (
 )
 
 
-def kind(name: str) -> str:
-    """Returns the key of learning_rates that a parameter goes by."""
-    last = name.rpartition(".")[2]
-    if last in MATRICES:
-        return "matrices"
-    assert last in KINDS or last == "scale" or "bias" in last, name
-    return KINDS.get(last, "vectors")
+# share of a decay's steps that is left -> share that is left of what the peak is above `final`
+DECAYS = {
+    "linear": lambda left: left,
+    "cosine": lambda left: 0.5 * (1 - jnp.cos(jnp.pi * left)),
+    "constant": None,
+    "rsqrt": None,  # no part of the steps, but all of them
+}
 
 
 def schedule(train: config.Train) -> optax.Schedule:
@@ -62,15 +47,14 @@ def schedule(train: config.Train) -> optax.Schedule:
     warmup, end = plan.warmup_steps, plan.decay_end or train.steps
     start = 1 / (warmup + 1) if plan.warmup_start is None else plan.warmup_start
     decay = round(plan.decay_fraction * (end - warmup))
+    shape = DECAYS[plan.kind]
 
     def decayed(step):
         if plan.kind == "rsqrt":
             return jnp.sqrt((1 + warmup) / (1 + jnp.maximum(step, warmup)))
-        if plan.kind == "constant" or not decay:
+        if shape is None or not decay:
             return 1.0
-        left = jnp.clip((end - step) / decay, 0.0, 1.0)
-        shape = left if plan.kind == "linear" else 0.5 * (1 - jnp.cos(jnp.pi * left))
-        return plan.final + (1 - plan.final) * shape
+        return plan.final + (1 - plan.final) * shape(jnp.clip((end - step) / decay, 0.0, 1.0))
 
     def factor(step):
         warm = jnp.minimum(1.0, start + (1 - start) * step / warmup) if warmup else 1.0
@@ -115,7 +99,8 @@ class Treatment:
         }
         multiplier = fitting[max(fitting)] if fitting else 1.0
         spared = any(part in name for part in options.decay_except)
-        return cls(kind(name), multiplier, kind(name) in options.decay and not spared)
+        kind = parameter_table.of(name).kind
+        return cls(kind, multiplier, kind in options.decay and not spared)
 
     def __str__(self) -> str:
         return f"{self.kind} x{self.multiplier:g} {'decays' if self.decays else 'keeps'}"
@@ -123,20 +108,24 @@ class Treatment:
 
 def rule(options: Optimizer, kind: str, mesh: Mesh | None) -> optax.GradientTransformation:
     """Returns what makes a parameter's update of its gradient, before decay and learning rate."""
-    if options.kind == "lion":
-        return optax.scale_by_lion(options.beta1, options.beta2)
-    if options.kind == "adafactor":
-        return optax.chain(
-            optax.scale_by_factored_rms(epsilon=options.eps, min_dim_size_to_factor=MIN_DIM_TO_FACTOR),
-            optax.clip_by_block_rms(1.0),
-            optax.scale_by_param_block_rms(),
-        )
-    if options.kind == "muon" and kind == "matrices":
-        return optax.chain(
-            optax.trace(options.momentum, nesterov=True),
-            optax.stateless(lambda updates, _: jax.tree.map_with_path(partial(orthogonal, mesh), updates)),
-        )
-    return optax.scale_by_adam(options.beta1, options.beta2, options.eps)
+    match options.kind:
+        case "lion":
+            return optax.scale_by_lion(options.beta1, options.beta2)
+        case "adafactor":
+            return optax.chain(
+                optax.scale_by_factored_rms(epsilon=options.eps, min_dim_size_to_factor=MIN_DIM_TO_FACTOR),
+                optax.clip_by_block_rms(1.0),
+                optax.scale_by_param_block_rms(),
+            )
+        case "muon" if kind == "matrices":
+            return optax.chain(
+                optax.trace(options.momentum, nesterov=True),
+                optax.stateless(lambda updates, _: jax.tree.map_with_path(partial(orthogonal, mesh), updates)),
+            )
+        case "muon" | "adamw":
+            return optax.scale_by_adam(options.beta1, options.beta2, options.eps)
+        case _:
+            assert_never(options.kind)
 
 
 def orthogonal(mesh: Mesh | None, path: tuple, update: Array) -> Array:
@@ -146,13 +135,13 @@ def orthogonal(mesh: Mesh | None, path: tuple, update: Array) -> Array:
     Newton-Schulz iteration leave all but the smallest within about 0.4 and 1.6 of that. Devices hold some columns
     each, of one matrix at a time; only its square, as wide as its shorter side, is summed over them.
     """
-    name = path[0].key
-    rows, axes = prod(update.shape[: MATRICES[name.rpartition(".")[2]]]), sharding.matrix_axes(name)
+    parameter = parameter_table.of(path[0].key)
+    rows, axes = prod(update.shape[: parameter.inputs]), parameter.matrix_axes
     matrix = sharding.laid_out(mesh, update.reshape(rows, -1), *axes)
     wide, along = (matrix, axes) if rows <= matrix.shape[1] else (matrix.T, axes[::-1])
 
     def in_columns(x: Array) -> Array:
-        return sharding.laid_out(mesh, x, None, along[::-1])
+        return sharding.laid_out(mesh, x, None, tuple(filter(None, along[::-1])))
 
     wide = in_columns(wide)
     x = wide / (1.02 * jnp.linalg.norm(wide) + 1e-7)  # the iteration diverges above a norm of 1

@@ -13,9 +13,9 @@ from makelm import ancestry, manifest
 from makelm.ancestry import Gap, Node
 from makelm.errors import UserError
 from makelm.nested import flat
+from makelm.stages import RUN_STAGES
 
-STAGES = ("plan_run", "train_model", "sample_model", "evaluate_model", "export_model")
-READS_WEIGHTS = ("sample_model", "evaluate_model", "export_model")
+NOT_OF_WEIGHTS = ("plan_run", "train_model")
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def read_runs(results: Path, names: Mapping[str, list[str]], read: Callable[[str
     """
     places = {}
     for name, tasks in names.items():
-        places[name] = {stage: f"{stage}/{name}" for stage in STAGES}
+        places[name] = {stage: f"{stage}/{name}" for stage in RUN_STAGES}
         places[name] |= {f"evaluate_task {task}": f"evaluate_task/{name}/{task}" for task in tasks}
     for run in places.values():
         for place in run.values():
@@ -108,12 +108,12 @@ def read_run(results: Path, name: str, places: dict[str, str], found: dict[str, 
     trained = every["train_model"].manifest["digest"]
     for node in every.values():
         read = node.manifest["content"]["inputs"].values()
-        if node.stage in (*READS_WEIGHTS, "evaluate_task") and trained not in read:
+        if node.stage not in NOT_OF_WEIGHTS and trained not in read:
             folder = results / node.stage / node.entry
             raise UserError(f"{folder} is not about the weights in train_model/{name}; run {node.stage} again")
     ancestors, gaps = ancestry.trace(list(every.values()), found)
     own = {node.manifest["digest"] for node in every.values()}
-    stages = {stage: every[stage] for stage in STAGES}
+    stages = {stage: every[stage] for stage in RUN_STAGES}
     asked = {part.partition(" ")[2]: node for part, node in every.items() if part not in stages}
     return Run(
         name=name,

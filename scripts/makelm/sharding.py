@@ -1,4 +1,4 @@
-"""Where each array lives: the mesh of devices, and one table from parameter to mesh axes.
+"""Where each array lives: the mesh of devices, and how parameters (parameter_table.py) and batches lie on it.
 
 Axes of the mesh: data (each device its own rows, whole weights), fsdp (its own rows, its own part of the
 weights; Zhao et al. 2023), tensor (the same rows, its own heads, hidden units and vocabulary; Shoeybi et al. 2019).
@@ -16,36 +16,10 @@ from jax.experimental import mesh_utils
 from jax.extend.core import Primitive
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from makelm import config
+from makelm import config, parameter_table
 from makelm.errors import UserError
 from makelm.meshes import AXES, mesh_shape
 
-# The last part of a parameter's name -> the mesh axis of each of its dims.
-TABLE: dict[str, PartitionSpec] = {
-    "embedding_VD": PartitionSpec("tensor", "fsdp"),
-    "positions_TD": PartitionSpec(None, "fsdp"),
-    "unembedding_VD": PartitionSpec("tensor", "fsdp"),
-    "head_bias_V": PartitionSpec("tensor"),
-    "query_DNH": PartitionSpec("fsdp", "tensor", None),
-    "key_DKH": PartitionSpec("fsdp", "tensor", None),
-    "value_DKH": PartitionSpec("fsdp", "tensor", None),
-    "output_NHD": PartitionSpec("tensor", None, "fsdp"),
-    "query_bias_NH": PartitionSpec("tensor", None),
-    "key_bias_KH": PartitionSpec("tensor", None),
-    "value_bias_KH": PartitionSpec("tensor", None),
-    "output_bias_D": PartitionSpec(None),
-    "gate_DF": PartitionSpec("fsdp", "tensor"),
-    "up_DF": PartitionSpec("fsdp", "tensor"),
-    "up_bias_F": PartitionSpec("tensor"),
-    "inner_gate_FF": PartitionSpec("fsdp", "tensor"),
-    "inner_up_FF": PartitionSpec("fsdp", "tensor"),
-    "inner_gate_bias_F": PartitionSpec("tensor"),
-    "inner_up_bias_F": PartitionSpec("tensor"),
-    "down_FD": PartitionSpec("tensor", "fsdp"),
-    "down_bias_D": PartitionSpec(None),
-    "scale": PartitionSpec(None),  # norms are small: whole on each device
-    "bias": PartitionSpec(None),
-}
 # The letter of a dim that devices share -> the key that says its size.
 KEYS = {
     "V": "model.vocab_multiple",
@@ -80,14 +54,14 @@ def parameter_sharding(mesh: Mesh, name: str, shape: tuple[int, ...]) -> NamedSh
 
     Raises UserError where a dim does not divide over its axis.
     """
-    spec = TABLE[name.rpartition(".")[2]]
-    for letter, size, axis in zip(name.rpartition("_")[2], shape, spec, strict=False):  # a norm's name has no letters
+    axes = parameter_table.of(name).axes
+    for letter, size, axis in zip(name.rpartition("_")[2], shape, axes, strict=False):  # a norm's name has no letters
         if axis and size % mesh.shape[axis]:
             raise UserError(
                 f"mesh.{axis}: {name} has a dim of {size}, which {mesh.shape[axis]} devices cannot share evenly;"
-                f" change mesh.{axis} or {KEYS[letter]}"
+                f" change mesh.{axis} or {KEYS.get(letter, 'the model')}"
             )
-    return NamedSharding(mesh, spec)
+    return NamedSharding(mesh, PartitionSpec(*axes))
 
 
 def check_batch(mesh: Mesh, batch_size: int, parts: int) -> None:
@@ -165,9 +139,3 @@ def all_but_gathered(primitive: Primitive, *_: Any, **__: Any) -> bool:
 def anew(mesh: Mesh | None, parameters: dict[str, Array], part: tuple[Array, Array]) -> dict[str, Array]:
     """Returns parameters for one part of a batch: XLA would else gather all of them before the first, and keep them."""
     return parameters if parts(mesh, "fsdp") == 1 else jax.lax.optimization_barrier((parameters, part))[0]
-
-
-def matrix_axes(name: str) -> tuple[str, str]:
-    """Returns the axes that a matrix's inputs and its outputs lie along."""
-    inputs, outputs = filter(None, TABLE[name.rpartition(".")[2]])
-    return inputs, outputs

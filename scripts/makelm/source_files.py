@@ -11,7 +11,7 @@ from typing import Any
 from makelm import files, pretrained, task_files, used
 from makelm.config import Config
 from makelm.config_asking import TaskSource
-from makelm.config_tokenizer import Tokenizer
+from makelm.config_tokenizer import Tokenizer, own_file
 from makelm.config_weights import Weights
 from makelm.errors import UserError
 
@@ -34,11 +34,10 @@ def of_tokenizers(settings: Config) -> dict[str, list[str]]:
     """Returns tokenizer -> the files it is made of. Raises UserError where one is missing that a run needs."""
 
     def files_of(entry: Tokenizer) -> list[str]:
-        if entry.kind not in ("huggingface", "sentencepiece") or entry.file is None:
-            return []
-        if not Path(entry.file).is_file():
-            raise UserError(f"tokenizer.file: no such file: {entry.file}")
-        return [entry.file]
+        file = own_file(entry)
+        if file is not None and not Path(file).is_file():
+            raise UserError(f"tokenizer.file: no such file: {file}")
+        return [] if file is None else [file]
 
     return found("tokenizer", settings.tokenizer, used.named_tokenizers(settings), files_of)
 

@@ -8,6 +8,7 @@ from makelm import files, pretrained, task_files
 from makelm.artifacts import Artifact
 from makelm.config import Config
 from makelm.config_corpus import Corpus, is_address
+from makelm.config_tokenizer import own_file
 from makelm.errors import UserError
 from makelm.manifest import file_sha256
 from makelm.token_header import shard_name
@@ -45,8 +46,7 @@ def sources(settings: Config, artifact: Artifact, content: dict) -> Sources:
     if artifact.stage == "download_task" and (file := settings.task[entry].file):
         return by_place(task_files.all_files(Path(file)), facts.get("sources", []))
     if artifact.stage == "train_tokenizer":
-        tokenizer = settings.tokenizer[entry]
-        file = tokenizer.file if tokenizer.kind in ("huggingface", "sentencepiece") else None
+        file = own_file(settings.tokenizer[entry])
         copies = sums({name: each for name, each in content["files"].items() if name != "metadata.json"})
         return by_place([Path(file)], list(copies.values())) if file else Sources({}, {})
     if artifact.stage == "sample_model":

@@ -184,8 +184,8 @@ STAGES: dict[str, type[StageConfig]] = {
     "write_report": WriteReport,
 }
 
-# In the order in which a run has them.
-RUN_STAGES = ("train_model", "sample_model", "evaluate_model", "evaluate_task", "export_model")
+# Those that each run has, in its order; the report is of them, and of evaluate_task for each of its tasks.
+RUN_STAGES = ("plan_run", "train_model", "sample_model", "evaluate_model", "export_model")
 
 
 @cache

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, assert_never
 
 import numpy as np
 
@@ -155,15 +155,19 @@ def load(folder: Path) -> Tokenizer:
 def rebuild(metadata: dict, content: bytes) -> Tokenizer:
     """Returns the tokenizer of two files. Raises ValueError, KeyError, TypeError or UserError where they are none."""
     kept = metadata["special_tokens"], metadata["begin_of_text"], metadata["end_of_text"]
-    # each kind brings a library of its own
-    if metadata["kind"] == "huggingface":
-        from makelm.tokenizer_hugging_face import HuggingFace
+    # each brings a library of its own
+    match metadata["kind"]:
+        case "huggingface":
+            from makelm.tokenizer_hugging_face import HuggingFace
 
-        return HuggingFace(content, *kept)
-    if metadata["kind"] == "sentencepiece":
-        from makelm.tokenizer_sentencepiece import SentencePiece
+            return HuggingFace(content, *kept)
+        case "sentencepiece":
+            from makelm.tokenizer_sentencepiece import SentencePiece
 
-        return SentencePiece(content, *kept)
-    from makelm.tokenizer_ranks import Ranks, parse_ranks
+            return SentencePiece(content, *kept)
+        case "bpe" | "byte" | "char" | "tiktoken":
+            from makelm.tokenizer_ranks import Ranks, parse_ranks
 
-    return Ranks(metadata["kind"], metadata["pattern"], parse_ranks(content), *kept)
+            return Ranks(metadata["kind"], metadata["pattern"], parse_ranks(content), *kept)
+        case _:
+            assert_never(metadata["kind"])

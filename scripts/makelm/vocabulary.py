@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
+from typing import assert_never
 
 import tokenizers
 from tiktoken.load import read_file_cached
@@ -24,10 +25,13 @@ Learned = BpeTokenizer | CharTokenizer
 
 def train(settings: Learned, texts: Iterable[str]) -> Ranks:
     """Returns a tokenizer learned from texts. Equal texts give an equal tokenizer."""
-    if settings.kind == "bpe":
-        found = with_ends(settings, settings.pattern, bpe_ranks(settings, texts))
-    else:
-        found = with_ends(settings, ONE_CHARACTER, character_ranks(texts))
+    match settings.kind:
+        case "bpe":
+            found = with_ends(settings, settings.pattern, bpe_ranks(settings, texts))
+        case "char":
+            found = with_ends(settings, ONE_CHARACTER, character_ranks(texts))
+        case _:
+            assert_never(settings.kind)
     found.encode("")  # finds out now where tiktoken cannot read a pattern that Oniguruma can
     return found
 
@@ -89,19 +93,23 @@ def existing(settings: config.Tokenizer) -> tuple[Tokenizer, str | None]:
 
     Raises UserError where it cannot be had.
     """
-    if settings.kind == "byte":
-        return with_ends(settings, ONE_CHARACTER, {bytes([value]): value for value in range(256)}), None
-    if settings.kind == "tiktoken":
-        return named(settings), None
     ends = settings.begin_of_text, settings.end_of_text
-    if settings.kind == "sentencepiece":
-        from makelm import tokenizer_sentencepiece  # a library that no other kind needs
+    match settings.kind:
+        case "byte":
+            return with_ends(settings, ONE_CHARACTER, {bytes([value]): value for value in range(256)}), None
+        case "tiktoken":
+            return named(settings), None
+        case "sentencepiece":
+            from makelm import tokenizer_sentencepiece  # a library that no other kind needs
 
-        return tokenizer_sentencepiece.make(read(settings.file), *ends, settings.file), None
-    if settings.file:
-        return tokenizer_hugging_face.make(read(settings.file), *ends, settings.file), None
-    path, commit = hub.fetch("tokenizer", settings.repository, settings.revision, "tokenizer.json")
-    return tokenizer_hugging_face.make(path.read_bytes(), *ends, settings.repository), commit
+            return tokenizer_sentencepiece.make(read(settings.file), *ends, settings.file), None
+        case "huggingface" if settings.file:
+            return tokenizer_hugging_face.make(read(settings.file), *ends, settings.file), None
+        case "huggingface":
+            path, commit = hub.fetch("tokenizer", settings.repository, settings.revision, "tokenizer.json")
+            return tokenizer_hugging_face.make(path.read_bytes(), *ends, settings.repository), commit
+        case _:
+            assert_never(settings.kind)
 
 
 def read(file: str) -> bytes:

@@ -16,7 +16,7 @@ import pytest
 from conftest import make_trainer, shape, train
 from layouts import GPT2
 
-from makelm import config, meshes, sharding
+from makelm import config, meshes, parameter_table, sharding
 from makelm.batches import Batches
 
 if "MAKELM_FAULTS" not in os.environ:
@@ -164,7 +164,7 @@ def test_what_leaves_the_step_lies_as_the_table_says(name, axes):
     for (path, leaf), place in zip(leaves, jax.tree.leaves(step.output_shardings[0]), strict=True):
         parameter = next((key.key for key in path[::-1] if getattr(key, "key", None) in names), None)
         if parameter and leaf.shape == names[parameter].shape:
-            spec = sharding.TABLE[parameter.rpartition(".")[2]]
+            spec = jax.sharding.PartitionSpec(*parameter_table.of(parameter).axes)
             assert place.is_equivalent_to(jax.sharding.NamedSharding(place.mesh, spec), leaf.ndim), path
             seen += 1
     assert seen >= 2 * len(names)
