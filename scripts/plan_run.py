@@ -36,7 +36,7 @@ def plan_run(job: cli.Job) -> None:
     # which token ends a text does not matter to a plan
     trainer = training.make_trainer(settings.model, settings.train, compute, vocab_size, 0, mesh)
     shapes = trainer.state_shapes["parameters"]
-    state = sum(planning.state_bytes(trainer).values())
+    state = sum(planning.state_bytes(trainer, settings.train).values())
     job.say(
         f"{training.parameter_count(shapes):,} parameters with a vocabulary of {vocab_size:,} tokens,"
         f" {size(state)} of state on each of {mesh.size} x {target.name}"

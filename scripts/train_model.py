@@ -136,10 +136,11 @@ def train(job: cli.Job) -> None:
         try:
             observer.track(job.config.tracking, job.out.name, job.keys)
             state = steps.run(state, start, feed, held_out)
+            measured = None if settings.steps else held_out.begin(trainer, state)()
         finally:
             observer.close()
     saved.wait()
-    publish(job, saved, data, trainer, state, identity, batches.epochs(settings.steps))
+    publish(job, saved, data, trainer, state, identity, batches.epochs(settings.steps), measured)
 
 
 def make_batches(data: Sources, settings: config.Train, shape: config.Model) -> Batches:
@@ -200,7 +201,7 @@ def begin_from_run(job: cli.Job, trainer: training.Trainer, data: Sources) -> Be
 
     def begin(saved: checkpoints.Checkpoints) -> tuple[int, dict]:
         state = trainer.begin(warm_start.place(warm_start.reader(other.parameters), shapes["parameters"]))
-        if wanted.optimizer == "kept":
+        if wanted.optimizer == "kept" and job.config.train.steps:
             state["optimizer"] = warm_start.kept_optimizer(folder, content, done, job.config.train, shapes["optimizer"])
         state = trainer.at_step(state, first)
         if first and processes.leads():  # its steps count as this run's own, so they stand in its metrics
@@ -237,8 +238,10 @@ def go_on(
     named = job.args.resume_from or settings.resume_from
     if named:
         origin = going_on.chosen(folder / named, identity, settings.steps, shapes, job.say)
-    else:
+    elif settings.steps:
         origin = going_on.shorter(folder, identity, settings, shapes, job.say)
+    else:
+        origin = None
     if processes.leads():
         # what only continues is the same training as one never interrupted, and has nothing to tell
         going_on.write_origin(saved.folder, origin if named else None)
@@ -260,8 +263,9 @@ def publish(
     state: training.State,
     identity: Identity,
     epochs: dict[str, float],
+    measured: dict[str, float] | None,
 ) -> None:
-    """Writes weights, metrics and summary under their final names."""
+    """Writes weights, metrics and summary under their final names; of no step `measured` has the validation loss."""
     made = weights.Weights(job.config.model, data.vocab_size, data.end_of_text, data.tokenizer, trainer.result(state))
     if processes.leads():
         (job.staging / weights.FILE).parent.mkdir()
@@ -275,7 +279,7 @@ def publish(
         if path.exists():
             shutil.copyfile(path, job.staging / path.name)
     (job.staging / "timings.jsonl").touch()  # training shorter than log_every has measured nothing
-    summary = summarize(job, trainer, identity, epochs)
+    summary = summarize(job, trainer, identity, epochs, measured)
     (job.staging / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     loss, validation_loss = progress.score(summary["loss"]), progress.score(summary["validation_loss"])
     job.say(f"loss {loss}, validation loss {validation_loss} nats per token")
@@ -289,10 +293,17 @@ def publish(
     job.publish(facts, measured=("timings.jsonl", "statistics.jsonl"), device=jax.devices()[0].device_kind)
 
 
-def summarize(job: cli.Job, trainer: training.Trainer, identity: Identity, epochs: dict[str, float]) -> dict:
+def summarize(
+    job: cli.Job,
+    trainer: training.Trainer,
+    identity: Identity,
+    epochs: dict[str, float],
+    measured: dict[str, float] | None,
+) -> dict:
     """Returns what summary.json has of a training whose metrics are about to be published."""
     settings = job.config.train
     rows = [json.loads(line) for line in (job.staging / "metrics.jsonl").read_text().splitlines()]
+    validated = measured or rows[-1]
     last = [row["loss"] for row in rows[-max(1, len(rows) // 20) :] if row["loss"] is not None]
     return {
         "identity": identity.name,
@@ -301,8 +312,8 @@ def summarize(job: cli.Job, trainer: training.Trainer, identity: Identity, epoch
         "tokens": settings.steps * settings.batch_size * job.config.model.context_length,
         "epochs": {name: round(count, 4) for name, count in epochs.items()},
         "loss": float(np.mean(last)) if last else None,  # over the last twentieth of the steps
-        "validation_loss": rows[-1]["validation_loss"],
-        "validation_loss_sem": rows[-1]["validation_loss_sem"],
+        "validation_loss": validated["validation_loss"],
+        "validation_loss_sem": validated["validation_loss_sem"],
     }
 
 

@@ -65,6 +65,13 @@ def test_state_bytes_are_those_of_the_state_on_each_mesh():
         assert plan["temporary"] > 0
 
 
+def test_of_no_step_a_plan_is_that_of_the_weights_and_of_validation():
+    plan = planned(1, shape(), train(steps=0, ema=0.9))[1]
+    bytes_of = plan["bytes_per_device"]
+    assert bytes_of["parameters"] == 4 * plan["parameters"]
+    assert "average" not in bytes_of and bytes_of["optimizer"] == bytes_of["gradients"] == plan["flops"] == 0
+
+
 @pytest.mark.parametrize(
     ("changes", "same"),
     [
@@ -110,4 +117,4 @@ def test_a_step_that_libtpu_refuses_says_what_to_change():
     with pytest.raises(
         UserError, match=r"needs 24\.21 GiB beside .*, TPU v3 has 15\.48 GiB; raise compute\.accumulate"
     ):
-        planning.compile_step(trainer, target, mesh, (8, 17))
+        planning.compile_step(trainer, target, mesh, train(), 17)

@@ -119,6 +119,15 @@ def test_a_run_that_diverged_spoils_nothing_of_the_others(results):
     assert (row["perplexity"], row["train_loss"]) == ("", "")
 
 
+def test_a_run_of_no_step_is_shown_beside_the_others_by_its_score(results):
+    runs = read(results, "small", "large")
+    as_it_was = replace(runs[0], metrics=[], timings=[])
+    text = report.page([as_it_was, runs[1]], "today")
+    drawn = json.loads(re.search(r'id="series">(.*?)</script>', text)[1])
+    assert [(run["name"], run["colour"]) for run in drawn] == [("large", 1)]
+    assert "small" in Elements(text).text and "Training</h2>" not in report.page([as_it_was], "today")
+
+
 def test_a_training_that_was_interrupted_took_the_time_of_all_its_starts(results):
     (run,) = read(results, "small")
     parts = [row | {"seconds": 30.0} for row in run.timings]

@@ -101,6 +101,19 @@ def test_a_training_that_diverged_and_left_steps_out_ends_without_a_loss(data, t
     assert "loss none, validation loss none" in watching.look(tmp_path).line()
 
 
+def test_of_no_step_the_weights_are_those_of_the_start_and_validated(data, undisturbed, tmp_path):
+    start = {"weights": None, "run": "before", "optimizer": "kept", "schedule": "fresh"}
+    done = train(data, tmp_path, {"steps": 0, "ema": 0.9}, "--start", undisturbed, start=start)
+    assert done.returncode == 0, done.stderr
+    assert "loss none, validation loss" in done.stdout
+    weights = "weights/model.safetensors"
+    assert (tmp_path / weights).read_bytes() == (undisturbed / weights).read_bytes()
+    assert rows(tmp_path) == [] and not any(path.name.isdigit() for path in tmp_path.glob("checkpoints/*/*"))
+    before, after = (json.loads((run / "summary.json").read_text()) for run in (undisturbed, tmp_path))
+    assert (after["steps"], after["tokens"], after["loss"]) == (0, 0, None)
+    assert after["validation_loss"] == pytest.approx(before["validation_loss"], rel=1e-6)
+
+
 def test_a_truncated_shard_is_named(data, tmp_path):
     copy = tmp_path / "shards"
     copy.mkdir()

@@ -64,7 +64,7 @@ class Train(Section):
     """How the weights come about."""
 
     seed: Seed
-    steps: Count
+    steps: Natural  # 0: the weights as they begin
     batch_size: Count
     order: Literal["shuffled", "random", "packed"]
     optimizer: Optimizer
@@ -89,6 +89,8 @@ class Train(Section):
 
     @model_validator(mode="after")
     def check(self) -> "Train":
+        if not self.steps:  # nor is there a schedule or a trace
+            return self
         if self.schedule.warmup_steps >= self.steps:
             raise PydanticCustomError(
                 "warmup",

@@ -25,8 +25,8 @@ def plan(trainer: Trainer, target: Target, mesh: Mesh, shape: config.Model, trai
     names = trainer.state_shapes["parameters"]
     tokens = train.batch_size * shape.context_length
     per_token = flops_per_token(shape, names)
-    state = state_bytes(trainer)
-    compiled_step = compile_step(trainer, target, mesh, (train.batch_size, shape.context_length + 1))
+    state = state_bytes(trainer, train)
+    compiled_step = compile_step(trainer, target, mesh, train, shape.context_length + 1)
     memory = compiled_step.memory_analysis()
     temporary = memory.temp_size_in_bytes + memory.generated_code_size_in_bytes - state["gradients"]
     found = compiled.exchanged(compiled_step.as_text())
@@ -59,12 +59,12 @@ def method(target: Target, complete: bool) -> dict[str, str]:
     }
 
 
-def state_bytes(trainer: Trainer) -> dict[str, int]:
+def state_bytes(trainer: Trainer, train: config.Train) -> dict[str, int]:
     """Returns what lives on a device from step to step, and the gradients, in bytes: exact on any mesh."""
     shapes = trainer.state_shapes
     parts = {name: device_bytes(part) for name, part in shapes.items()}
     shards = [prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in shapes["parameters"].values()]
-    return parts | {"gradients": 4 * sum(shards)}
+    return parts | {"gradients": 4 * sum(shards) if train.steps else 0}
 
 
 def device_bytes(shapes: Any) -> int:
@@ -72,11 +72,13 @@ def device_bytes(shapes: Any) -> int:
     return sum(leaf.dtype.itemsize * prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in jax.tree.leaves(shapes))
 
 
-def compile_step(trainer: Trainer, target: Target, mesh: Mesh, windows: tuple[int, int]) -> jax.stages.Compiled:
-    """Returns the compiled step of batches of these dims; no array is made."""
+def compile_step(trainer: Trainer, target: Target, mesh: Mesh, train: config.Train, length: int) -> jax.stages.Compiled:
+    """Returns the compiled step of batches of windows so long, where there is none validation; no array is made."""
     rows = jax.sharding.NamedSharding(mesh, sharding.BATCH)
-    windows_BT = jax.ShapeDtypeStruct(windows, jnp.int32, sharding=rows)
+    windows_BT = jax.ShapeDtypeStruct((train.batch_size, length), jnp.int32, sharding=rows)
     try:
+        if not train.steps:
+            return trainer.validate.lower(trainer.state_shapes, windows_BT).compile()
         return trainer.step.lower(trainer.state_shapes, windows_BT, 0).compile()
     except jax.errors.JaxRuntimeError as error:
         # libtpu refuses what is too large for these TPUs, in powers of two

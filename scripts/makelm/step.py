@@ -39,12 +39,14 @@ class Computation:
 
     @cached_property
     def optimizer(self) -> optax.GradientTransformation:
+        if not self.train.steps:  # whose statistics would take more memory than the weights
+            return optax.identity()
         return make_optimizer(self.train, self.skeleton.paths, self.mesh)
 
     @cached_property
     def average(self) -> optax.GradientTransformation | None:
         """Returns what averages weights, where they are averaged."""
-        decay = self.train.ema
+        decay = self.train.ema if self.train.steps else None
         return None if decay is None else optax.ema(decay, debias=True, accumulator_dtype=jnp.float32)
 
     def begin(self, parameters: dict) -> State:
@@ -58,7 +60,7 @@ class Computation:
 
     def at_step(self, state: State, number: Array) -> State:
         """Returns the state with the learning rates of another step."""
-        return state | {"optimizer": with_schedule_at(state["optimizer"], number)}
+        return state | {"optimizer": with_schedule_at(state["optimizer"], number)} if self.train.steps else state
 
     def gradients(self, state: State, windows_BT: Array, number: Array) -> tuple[dict, Array, Array | None]:
         """Returns what `batch_gradients` does, of a step's batch."""
