@@ -128,6 +128,11 @@ def test_the_default_is_valid_and_values_have_their_types():
         ("corpus.mine", URL | {"sha256": []}, "corpus.mine: sha256 needs one sum for each address of url, got 0 for 1"),
         ("corpus.mine", URL | {"url": "ftp://a"}, "corpus.mine.url.0: string should match pattern"),
         ("corpus.mine", URL | {"text_key": 3}, "corpus.mine.text_key: input should be a column's name, or {columns"),
+        (
+            "corpus.mine",
+            URL | {"text_key": {"split_at": "%", "separator": ""}},
+            "corpus.mine.text_key.columns is missing",
+        ),
         ("corpus.mine", URL | {"text_key": {"columns": []}}, "corpus.mine.text_key.columns: list should have at least"),
         ("corpus.mine", READY | {"train": ["b.bin"]}, "corpus.mine: b.bin is named twice in train and valid"),
         (
@@ -472,7 +477,9 @@ def test_keys_are_of_two_kinds():
 def test_one_value_is_read_as_a_list_and_a_name_as_columns():
     found = configfile.load(changed("corpus.mine", URL)).corpus["mine"]
     assert (found.url, found.sha256) == (["https://a/b.txt"], [SUM])
-    assert found.text_key == TextKey(columns=["text"], separator="")
+    assert found.text_key == TextKey(columns=["text"], separator="", split_at=None)
+    parted = configfile.load(changed("corpus.mine", URL | {"text_key": {"split_at": "%"}})).corpus["mine"]
+    assert parted.text_key == TextKey(columns=["text"], separator="", split_at="%")
     again = configfile.parse(UrlCorpus, split_keys(found)[0], "again")  # as a stage gets it
     assert again == found
 
