@@ -196,7 +196,13 @@ def begin_from_run(job: cli.Job, trainer: training.Trainer, data: Sources) -> Be
     other = weights.open_run(folder, lambda *_: content, weights.open_file)
     weights.check_tokenizer(other, data.tokenizer, str(data.first.path))
     warm_start.check_same(job.config.model, other.model, str(folder))
-    done = json.loads((folder / "summary.json").read_text())["steps"]
+    summary = json.loads((folder / "summary.json").read_text())
+    done = summary["steps"]
+    if summary["published_step"] != done and "kept" in (wanted.optimizer, wanted.schedule):
+        raise UserError(
+            f"start: {folder} has the weights of step {summary['published_step']} (train.publish: best), and nothing"
+            f" else is kept of that but of step {done}; set optimizer and schedule to fresh"
+        )
     first = warm_start.first_step(wanted, done, job.config.train.steps)
 
     def begin(saved: checkpoints.Checkpoints) -> tuple[int, dict]:
@@ -266,6 +272,7 @@ def publish(
     measured: dict[str, float] | None,
 ) -> None:
     """Writes weights, metrics and summary under their final names; of no step `measured` has the validation loss."""
+    published = int(state["best"]["step"]) if "best" in state else job.config.train.steps
     made = weights.Weights(job.config.model, data.vocab_size, data.end_of_text, data.tokenizer, trainer.result(state))
     if processes.leads():
         (job.staging / weights.FILE).parent.mkdir()
@@ -279,10 +286,11 @@ def publish(
         if path.exists():
             shutil.copyfile(path, job.staging / path.name)
     (job.staging / "timings.jsonl").touch()  # training shorter than log_every has measured nothing
-    summary = summarize(job, trainer, identity, epochs, measured)
+    summary = summarize(job, trainer, identity, epochs, published, measured)
     (job.staging / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     loss, validation_loss = progress.score(summary["loss"]), progress.score(summary["validation_loss"])
-    job.say(f"loss {loss}, validation loss {validation_loss} nats per token")
+    of = f" of step {published}" if "best" in state else ""
+    job.say(f"loss {loss}, validation loss{of} {validation_loss} nats per token")
     facts = {
         "identity": identity.name,
         "resumed_from": going_on.origin_facts(saved.folder),
@@ -298,12 +306,13 @@ def summarize(
     trainer: training.Trainer,
     identity: Identity,
     epochs: dict[str, float],
+    published: int,
     measured: dict[str, float] | None,
 ) -> dict:
     """Returns what summary.json has of a training whose metrics are about to be published."""
     settings = job.config.train
     rows = [json.loads(line) for line in (job.staging / "metrics.jsonl").read_text().splitlines()]
-    validated = measured or rows[-1]
+    validated = measured or rows[published - 1]
     last = [row["loss"] for row in rows[-max(1, len(rows) // 20) :] if row["loss"] is not None]
     return {
         "identity": identity.name,
@@ -312,6 +321,7 @@ def summarize(
         "tokens": settings.steps * settings.batch_size * job.config.model.context_length,
         "epochs": {name: round(count, 4) for name, count in epochs.items()},
         "loss": float(np.mean(last)) if last else None,  # over the last twentieth of the steps
+        "published_step": published,
         "validation_loss": validated["validation_loss"],
         "validation_loss_sem": validated["validation_loss_sem"],
     }

@@ -94,6 +94,7 @@ TRAIN = {
     },
     "z_loss": 0.0,
     "ema": None,
+    "publish": "last",
     "validate_every": 6,
     "validate_windows": 8,
     "max_gradient_norm": None,

@@ -76,6 +76,7 @@ def test_of_no_step_a_plan_is_that_of_the_weights_and_of_validation():
     ("changes", "same"),
     [
         ({"bad_steps": "skip"}, False),
+        ({"publish": "best"}, False),
         ({"optimizer": {"rate_multipliers": {"mlp": 0.5}}}, False),
         ({"optimizer": {"clip_norm": 1.0}}, False),
         ({"optimizer": {"beta1": 0.5}}, False),  # 1 - 0.5 is the same number

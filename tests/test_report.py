@@ -162,6 +162,9 @@ def test_curves_hold_every_run_and_thin_out_long_ones(results):
     assert series[0]["curves"]["loss"]["value"][-1] == pytest.approx(3.541, abs=1e-3)
     assert series[0]["curves"]["validation_loss"]["step"] == [5, 10]
     assert series[0]["curves"]["tokens_per_second"]["value"][0] == 8001
+    (run,) = read(results, "small")
+    early = report_curves.series(replace(run, summary=run.summary | {"published_step": 5}), [run])
+    assert early["final"]["step"] == 5  # the score is that of its weights
     thin = report_curves.curve(steps(1000), "loss", 100)
     assert (thin["each"], len(thin["value"]), thin["tokens"][0]) == (10, 100, 2048 * 5.5)
     broken = report_curves.curve(

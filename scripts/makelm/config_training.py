@@ -71,6 +71,7 @@ class Train(Section):
     schedule: Schedule
     z_loss: NonNegative
     ema: Annotated[Float, Field(gt=0, lt=1)] | None
+    publish: Literal["last", "best"]
     validate_every: Count
     validate_windows: Count
     max_gradient_norm: Positive | None

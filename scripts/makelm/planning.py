@@ -52,7 +52,7 @@ def method(target: Target, complete: bool) -> dict[str, str]:
     step = f"{devices.METHODS[target.how]} ({devices.compiler(target)})"
     loops = "" if complete else "; a loop that does not say how often it goes round counts once"
     return {
-        "state": "parameters, optimizer, average and gradients: exact, from shapes and shardings",
+        "state": "parameters, optimizer, average, best and gradients: exact, from shapes and shardings",
         "temporary": f"all else that the program holds at its worst, itself too, less the gradients; {step}",
         "collectives": "of a step on one device, the operands of its collectives, of an all-gather the result, times"
         f" the rounds of the loops they are in{loops}; {step}",
