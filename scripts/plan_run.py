@@ -44,7 +44,7 @@ def plan_run(job: cli.Job) -> None:
     )
     planning.check_fit(state, target)  # before the step is compiled, which takes long where a model is large
     started = time.monotonic()
-    plan = planning.plan(trainer, target, mesh, settings.model, settings.train)
+    plan = planning.plan(trainer, target, mesh, settings.model, settings.train, compute)
     timings = {"compile_seconds": round(time.monotonic() - started, 1)}
     needed = sum(plan["bytes_per_device"].values())
     planning.check_fit(needed, target)

@@ -107,7 +107,8 @@ def train(job: cli.Job) -> None:
     data = sources.open_sources(job.args.shards, job.config.corpora, job.read_input)
     for folder in data.folders.values():
         shards.check_ids(folder)
-    batches, held_out = make_batches(data, settings, shape), make_held_out(data, settings, shape)
+    batches = make_batches(data, settings, shape)
+    held_out = validation.HeldOut.of_run(data, shape, settings, job.config.compute)
     sharding.check_devices(job.config.hardware, jax.devices())
     mesh = sharding.make_mesh(job.config.mesh, jax.devices())
     trainer = training.make_trainer(shape, settings, job.config.compute, data.vocab_size, data.end_of_text, mesh)
@@ -148,14 +149,6 @@ def make_batches(data: Sources, settings: config.Train, shape: config.Model) -> 
     tokens = {name: folder.train for name, folder in data.folders.items()}
     vocabulary, dims = (data.vocab_size, data.end_of_text), (shape.context_length, settings.batch_size)
     return Batches(tokens, data.weights, *vocabulary, *dims, settings.order, settings.seed)
-
-
-def make_held_out(data: Sources, settings: config.Train, shape: config.Model) -> validation.HeldOut:
-    """Returns the validation windows of a run."""
-    tokens = {name: folder.valid for name, folder in data.folders.items()}
-    return validation.HeldOut(
-        tokens, data.weights, shape.context_length, settings.batch_size, settings.validate_windows
-    )
 
 
 def describe_epochs(batches: Batches, steps: int) -> str:

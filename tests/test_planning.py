@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import jax
 import pytest
 import yaml
-from conftest import COMPUTE, HARDWARE, SHAPE, TRAIN, make_trainer, shape, train
+from conftest import COMPUTE, HARDWARE, SHAPE, TRAIN, compute, make_trainer, shape, train
 
 from makelm import config, configfile, devices, planning, sharding, stages
 from makelm.errors import UserError
@@ -21,7 +21,7 @@ def planned(fsdp, model, settings):
     target = devices.Target(jax.devices()[:fsdp], "here", "cpu", None)
     mesh = sharding.make_mesh(config.Mesh(data=1, fsdp=fsdp, tensor=1), target.devices)
     trainer = make_trainer(model, settings, V, mesh)
-    return trainer, planning.plan(trainer, target, mesh, model, settings)
+    return trainer, planning.plan(trainer, target, mesh, model, settings, compute())
 
 
 def test_the_plans_that_the_docs_give_can_be_made():
@@ -118,4 +118,4 @@ def test_a_step_that_libtpu_refuses_says_what_to_change():
     with pytest.raises(
         UserError, match=r"needs 24\.21 GiB beside .*, TPU v3 has 15\.48 GiB; raise compute\.accumulate"
     ):
-        planning.compile_step(trainer, target, mesh, train(), 17)
+        planning.compile_step(trainer, target, mesh, train(), compute(), 17)

@@ -20,13 +20,20 @@ ADVICE = (
 )
 
 
-def plan(trainer: Trainer, target: Target, mesh: Mesh, shape: config.Model, train: config.Train) -> dict[str, Any]:
+def plan(
+    trainer: Trainer,
+    target: Target,
+    mesh: Mesh,
+    shape: config.Model,
+    train: config.Train,
+    compute: config.Compute,
+) -> dict[str, Any]:
     """Returns the plan of a run. Raises UserError where the step cannot be compiled for devices of this memory."""
     names = trainer.state_shapes["parameters"]
     tokens = train.batch_size * shape.context_length
     per_token = flops_per_token(shape, names)
     state = state_bytes(trainer, train)
-    compiled_step = compile_step(trainer, target, mesh, train, shape.context_length + 1)
+    compiled_step = compile_step(trainer, target, mesh, train, compute, shape.context_length + 1)
     memory = compiled_step.memory_analysis()
     temporary = memory.temp_size_in_bytes + memory.generated_code_size_in_bytes - state["gradients"]
     found = compiled.exchanged(compiled_step.as_text())
@@ -72,10 +79,13 @@ def device_bytes(shapes: Any) -> int:
     return sum(leaf.dtype.itemsize * prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in jax.tree.leaves(shapes))
 
 
-def compile_step(trainer: Trainer, target: Target, mesh: Mesh, train: config.Train, length: int) -> jax.stages.Compiled:
+def compile_step(
+    trainer: Trainer, target: Target, mesh: Mesh, train: config.Train, compute: config.Compute, length: int
+) -> jax.stages.Compiled:
     """Returns the compiled step of batches of windows so long, where there is none validation; no array is made."""
     rows = jax.sharding.NamedSharding(mesh, sharding.BATCH)
-    windows_BT = jax.ShapeDtypeStruct((train.batch_size, length), jnp.int32, sharding=rows)
+    count = train.batch_size if train.steps else train.batch_size // compute.accumulate
+    windows_BT = jax.ShapeDtypeStruct((count, length), jnp.int32, sharding=rows)
     try:
         if not train.steps:
             return trainer.validate.lower(trainer.state_shapes, windows_BT).compile()
