@@ -38,7 +38,7 @@ def plan_run(job: cli.Job) -> None:
     # which token ends a text does not matter to a plan
     trainer = training.make_trainer(settings.model, settings.train, compute, vocab_size, 0, mesh)
     shapes = trainer.state_shapes["parameters"]
-    state = sum(planning.state_bytes(trainer).values())
+    state = sum(planning.state_bytes(trainer, settings.train).values())
     job.say(
         f"{training.parameter_count(shapes):,} parameters with a vocabulary of {vocab_size:,} tokens,"
         f" {size(state)} of state on each of {mesh.size} x {target.name}"
@@ -46,7 +46,7 @@ def plan_run(job: cli.Job) -> None:
     )
     planning.check_fit(state, target)  # before the step is compiled, which takes long where a model is large
     started = time.monotonic()
-    plan = planning.plan(trainer, target, mesh, settings.model, settings.train)
+    plan = planning.plan(trainer, target, mesh, settings.model, settings.train, compute)
     timings = {"compile_seconds": round(time.monotonic() - started, 1)}
     needed = sum(plan["bytes_per_device"].values())
     planning.check_fit(needed, target)

@@ -108,7 +108,8 @@ def train(job: cli.Job) -> None:
     data = sources.open_sources(job.args.shards, job.config.corpora, job.read_input)
     for folder in data.folders.values():
         shards.check_ids(folder)
-    batches, held_out = make_batches(data, settings, shape), make_held_out(data, settings, shape)
+    batches = make_batches(data, settings, shape)
+    held_out = validation.HeldOut.of_run(data, shape, settings, job.config.compute)
     sharding.check_devices(job.config.hardware, jax.devices())
     mesh = sharding.make_mesh(job.config.mesh, jax.devices())
     trainer = training.make_trainer(shape, settings, job.config.compute, data.vocab_size, data.end_of_text, mesh)
@@ -140,10 +141,11 @@ def train(job: cli.Job) -> None:
         try:
             observer.track(job.config.tracking, job.out.name, job.keys)
             state = steps.run(state, start, feed, held_out)
+            measured = None if settings.steps else held_out.begin(trainer, state)()
         finally:
             observer.close()
     saved.wait()
-    publish(job, saved, data, trainer, state, identity, batches)
+    publish(job, saved, data, trainer, state, identity, batches, measured)
 
 
 def make_batches(data: Sources, settings: config.Train, shape: config.Model) -> Batches:
@@ -151,14 +153,6 @@ def make_batches(data: Sources, settings: config.Train, shape: config.Model) -> 
     tokens = {name: folder.train for name, folder in data.folders.items()}
     vocabulary, dims = (data.vocab_size, data.end_of_text), (shape.context_length, settings.batch_size)
     return Batches(tokens, data.weights, *vocabulary, *dims, settings.order, settings.seed)
-
-
-def make_held_out(data: Sources, settings: config.Train, shape: config.Model) -> validation.HeldOut:
-    """Returns the validation windows of a run."""
-    tokens = {name: folder.valid for name, folder in data.folders.items()}
-    return validation.HeldOut(
-        tokens, data.weights, shape.context_length, settings.batch_size, settings.validate_windows
-    )
 
 
 def describe_epochs(batches: Batches, tokens: int) -> str:
@@ -199,12 +193,18 @@ def begin_from_run(job: cli.Job, trainer: training.Trainer, data: Sources) -> Be
     other = weights.open_run(folder, lambda *_: content, weights.open_file)
     weights.check_tokenizer(other, data.tokenizer, str(data.first.path))
     warm_start.check_same(job.config.model, other.model, str(folder))
-    done = json.loads((folder / "summary.json").read_text())["steps"]
+    summary = json.loads((folder / "summary.json").read_text())
+    done = summary["steps"]
+    if summary["published_step"] != done and "kept" in (wanted.optimizer, wanted.schedule):
+        raise UserError(
+            f"start: {folder} has the weights of step {summary['published_step']} (train.publish: best), and nothing"
+            f" else is kept of that but of step {done}; set optimizer and schedule to fresh"
+        )
     first = warm_start.first_step(wanted, done, job.config.train.steps)
 
     def begin(saved: checkpoints.Checkpoints) -> tuple[int, dict]:
         state = trainer.begin(warm_start.place(warm_start.reader(other.parameters), shapes["parameters"]))
-        if wanted.optimizer == "kept":
+        if wanted.optimizer == "kept" and job.config.train.steps:
             state["optimizer"] = warm_start.kept_optimizer(folder, content, done, job.config.train, shapes["optimizer"])
         state = trainer.at_step(state, first)
         if first and processes.leads():  # its steps count as this run's own, so they stand in its metrics
@@ -241,8 +241,10 @@ def go_on(
     named = job.args.resume_from or settings.resume_from
     if named:
         origin = going_on.chosen(folder / named, identity, settings.steps, shapes, job.say)
-    else:
+    elif settings.steps:
         origin = going_on.shorter(folder, identity, settings, shapes, job.say)
+    else:
+        origin = None
     if processes.leads():
         # what only continues is the same training as one never interrupted, and has nothing to tell
         going_on.write_origin(saved.folder, origin if named else None)
@@ -264,8 +266,10 @@ def publish(
     state: training.State,
     identity: Identity,
     batches: Batches,
+    measured: dict[str, float] | None,
 ) -> None:
-    """Writes weights, metrics and summary under their final names."""
+    """Writes weights, metrics and summary under their final names; of no step `measured` has the validation loss."""
+    published = int(state["best"]["step"]) if "best" in state else job.config.train.steps
     made = weights.Weights(job.config.model, data.vocab_size, data.end_of_text, data.tokenizer, trainer.result(state))
     if processes.leads():
         (job.staging / weights.FILE).parent.mkdir()
@@ -279,10 +283,11 @@ def publish(
         if path.exists():
             shutil.copyfile(path, job.staging / path.name)
     (job.staging / "timings.jsonl").touch()  # training shorter than log_every has measured nothing
-    summary = summarize(job, trainer, identity, batches)
+    summary = summarize(job, trainer, identity, batches, published, measured)
     (job.staging / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     loss, validation_loss = progress.score(summary["loss"]), progress.score(summary["validation_loss"])
-    job.say(f"loss {loss}, validation loss {validation_loss} nats per token")
+    of = f" of step {published}" if "best" in state else ""
+    job.say(f"loss {loss}, validation loss{of} {validation_loss} nats per token")
     facts = {
         "identity": identity.name,
         "resumed_from": going_on.origin_facts(saved.folder),
@@ -293,20 +298,30 @@ def publish(
     job.publish(facts, measured=("timings.jsonl", "statistics.jsonl"), device=jax.devices()[0].device_kind)
 
 
-def summarize(job: cli.Job, trainer: training.Trainer, identity: Identity, batches: Batches) -> dict:
+def summarize(
+    job: cli.Job,
+    trainer: training.Trainer,
+    identity: Identity,
+    batches: Batches,
+    published: int,
+    measured: dict[str, float] | None,
+) -> dict:
     """Returns what summary.json has of a training whose metrics are about to be published."""
     settings = job.config.train
     rows = [json.loads(line) for line in (job.staging / "metrics.jsonl").read_text().splitlines()]
+    validated = measured or next(row for row in reversed(rows) if row["step"] == published)
+    tokens = rows[-1]["tokens"] if rows else 0
     last = [row["loss"] for row in rows[-max(1, len(rows) // 20) :] if row["loss"] is not None]
     return {
         "identity": identity.name,
         "parameters": training.parameter_count(trainer.state_shapes["parameters"]),
         "steps": settings.steps,
-        "tokens": rows[-1]["tokens"],
-        "epochs": {name: round(count, 4) for name, count in epochs(job, batches, rows[-1]["tokens"]).items()},
+        "tokens": tokens,
+        "epochs": {name: round(count, 4) for name, count in epochs(job, batches, tokens).items()},
         "loss": float(np.mean(last)) if last else None,  # over the last twentieth of the steps
-        "validation_loss": rows[-1]["validation_loss"],
-        "validation_loss_sem": rows[-1]["validation_loss_sem"],
+        "published_step": published,
+        "validation_loss": validated["validation_loss"],
+        "validation_loss_sem": validated["validation_loss_sem"],
     }
 
 

@@ -71,7 +71,7 @@ class Tree:
         plan = {"parameters": 1_270_016, "flops_per_token": 8.1e6, "bytes_per_device": memory, "devices": 1}
         self.put(f"plan_run/{name}", {"plan.json": json.dumps(plan)}, [tokenizer], {"mesh": {"fsdp": -1}}, {})
         summary = {"steps": len(metrics), "tokens": last["tokens"], "loss": last["loss"], "parameters": 1_270_016}
-        summary["epochs"] = {on: 0.98}
+        summary |= {"epochs": {on: 0.98}, "published_step": len(metrics)}
         timings = [{"step": row["step"], "seconds": 0.24, "tokens_per_second": 8000 + row["step"]} for row in metrics]
         files = {"metrics.jsonl": lines(metrics), "timings.jsonl": lines(timings), "summary.json": json.dumps(summary)}
         self.put(f"train_model/{name}", files, shards, {"corpus": on} | {"model": {"d_model": 128}, "train": train}, {})

@@ -133,6 +133,11 @@ def test_the_default_is_valid_and_values_have_their_types():
         ("corpus.mine", URL | {"sha256": []}, "corpus.mine: sha256 needs one sum for each address of url, got 0 for 1"),
         ("corpus.mine", URL | {"url": "ftp://a"}, "corpus.mine.url.0: string should match pattern"),
         ("corpus.mine", URL | {"text_key": 3}, "corpus.mine.text_key: input should be a column's name, or {columns"),
+        (
+            "corpus.mine",
+            URL | {"text_key": {"split_at": "%", "separator": ""}},
+            "corpus.mine.text_key.columns is missing",
+        ),
         ("corpus.mine", URL | {"text_key": {"columns": []}}, "corpus.mine.text_key.columns: list should have at least"),
         ("corpus.mine", READY | {"train": ["b.bin"]}, "corpus.mine: b.bin is named twice in train and valid"),
         ("corpus.mine", READY | {"train": ["a_{10..08}.bin", "z.bin"]}, "corpus.mine.train: {10..08} counts down"),
@@ -164,7 +169,8 @@ def test_the_default_is_valid_and_values_have_their_types():
             "run.stdlib.sample.temperature: should be 0 or at least 0.0001, got 1e-09",
         ),
         ("run.stdlib.sample.repetition_penalty", "1e39", "input should be less than or equal to 100, got 1e+39"),
-        ("run.stdlib.train.steps", 0, "run.stdlib.train.steps: input should be greater than or equal to 1, got 0"),
+        ("run.stdlib.train.steps", -1, "run.stdlib.train.steps: input should be greater than or equal to 0, got -1"),
+        ("run.stdlib.train.steps", 0, "run.stdlib: train.steps: 0 needs a start:, whose weights stay as"),
         ("run.stdlib.train", None, "run.stdlib.train must be a map, got None"),
         ("run.stdlib.model.d_head", 63, "run.stdlib.model.d_head: input should be a multiple of 2, got 63"),
         ("run.stdlib.model.n_kv_heads", 3, "run.stdlib.model: n_heads must be a multiple of n_kv_heads, got 1 and 3"),
@@ -482,7 +488,9 @@ def test_keys_are_of_two_kinds():
 def test_one_value_is_read_as_a_list_and_a_name_as_columns():
     found = configfile.load(changed("corpus.mine", URL)).corpus["mine"]
     assert (found.url, found.sha256) == (["https://a/b.txt"], [SUM])
-    assert found.text_key == TextKey(columns=["text"], separator="")
+    assert found.text_key == TextKey(columns=["text"], separator="", split_at=None)
+    parted = configfile.load(changed("corpus.mine", URL | {"text_key": {"split_at": "%"}})).corpus["mine"]
+    assert parted.text_key == TextKey(columns=["text"], separator="", split_at="%")
     again = configfile.parse(UrlCorpus, split_keys(found)[0], "again")  # as a stage gets it
     assert again == found
 

@@ -46,3 +46,16 @@ def test_a_longer_training_goes_on_from_the_last_step_with_its_own_learning_rate
     wanted = identities.Identity({"train": own.model_dump()}, {}, "code")
     origin = going_on.shorter(tmp_path, wanted, own, None, print)
     assert (origin.step, origin.state) == (last, {"step": last})
+
+
+@pytest.mark.parametrize(("publish", "begin"), [("last", 20), ("best", 12)])
+def test_best_weights_are_taken_over_from_where_a_longer_training_validates_too(monkeypatch, tmp_path, publish, begin):
+    settings = {"schedule": {"kind": "constant"}, "validate_every": 6, "publish": publish}
+    own, other = (train(steps=steps, **settings) for steps in (60, 20))
+    there = identities.Identity({"train": other.model_dump()}, {}, "code")
+    for step in (12, 20):
+        (tmp_path / there.name / str(step)).mkdir(parents=True)
+    identities.write(tmp_path / there.name, there)
+    monkeypatch.setattr(checkpoints, "read_step", lambda folder, step, shapes: {"step": step})
+    wanted = identities.Identity({"train": own.model_dump()}, {}, "code")
+    assert going_on.shorter(tmp_path, wanted, own, None, print).step == begin

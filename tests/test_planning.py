@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import jax
 import pytest
 import yaml
-from conftest import COMPUTE, HARDWARE, SHAPE, TRAIN, make_trainer, shape, train
+from conftest import COMPUTE, HARDWARE, SHAPE, TRAIN, compute, make_trainer, shape, train
 
 from makelm import config, configfile, devices, planning, sharding, stages
 from makelm.errors import UserError
@@ -21,7 +21,7 @@ def planned(fsdp, model, settings):
     target = devices.Target(jax.devices()[:fsdp], "here", "cpu", None)
     mesh = sharding.make_mesh(config.Mesh(data=1, fsdp=fsdp, tensor=1), target.devices)
     trainer = make_trainer(model, settings, V, mesh)
-    return trainer, planning.plan(trainer, target, mesh, model, settings)
+    return trainer, planning.plan(trainer, target, mesh, model, settings, compute())
 
 
 def test_the_plans_that_the_docs_give_can_be_made():
@@ -65,10 +65,18 @@ def test_state_bytes_are_those_of_the_state_on_each_mesh():
         assert plan["temporary"] > 0
 
 
+def test_of_no_step_a_plan_is_that_of_the_weights_and_of_validation():
+    plan = planned(1, shape(), train(steps=0, ema=0.9))[1]
+    bytes_of = plan["bytes_per_device"]
+    assert bytes_of["parameters"] == 4 * plan["parameters"]
+    assert "average" not in bytes_of and bytes_of["optimizer"] == bytes_of["gradients"] == plan["flops"] == 0
+
+
 @pytest.mark.parametrize(
     ("changes", "same"),
     [
         ({"bad_steps": "skip"}, False),
+        ({"publish": "best"}, False),
         ({"optimizer": {"rate_multipliers": {"mlp": 0.5}}}, False),
         ({"optimizer": {"clip_norm": 1.0}}, False),
         ({"optimizer": {"beta1": 0.5}}, False),  # 1 - 0.5 is the same number
@@ -110,4 +118,4 @@ def test_a_step_that_libtpu_refuses_says_what_to_change():
     with pytest.raises(
         UserError, match=r"needs 24\.21 GiB beside .*, TPU v3 has 15\.48 GiB; raise compute\.accumulate"
     ):
-        planning.compile_step(trainer, target, mesh, (8, 17))
+        planning.compile_step(trainer, target, mesh, train(), compute(), 17)

@@ -19,7 +19,7 @@ from makelm.config_corpus import TextKey
 from makelm.documents import Document
 from makelm.errors import UserError
 
-TEXT = TextKey(columns=["text"], separator="")
+TEXT = TextKey(columns=["text"], separator="", split_at=None)
 COMPRESS = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress, ".zst": zstandard.compress}
 ROWS = [{"n": 1, "text": "eins\n"}, {"n": 2, "text": "zwei é"}]
 LINES = "".join(f"{json.dumps(row)}\n\n" for row in ROWS).encode()
@@ -106,8 +106,32 @@ def test_what_is_compressed_in_several_parts_is_read_to_its_end(tmp_path):
         assert read(tmp_path, f"a.txt{name}", compress(b"eins ") + compress(b"zwei"))[0].text == "eins zwei"
 
 
+MARK = "<|endoftext|>"
+PARTED = TextKey(columns=["text"], separator="", split_at=MARK)
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 100])
+@pytest.mark.parametrize("ending", COMPRESS)
+def test_a_text_is_parted_into_documents_wherever_it_is_read_in_pieces(tmp_path, monkeypatch, chunk, ending):
+    monkeypatch.setattr(reading, "CHUNK", chunk)
+    text = f"\ufeff{MARK}one é\n{MARK}\n{MARK}<|<|endoftext|>two<|endoftext|"
+    found = read(tmp_path, f"a.txt{ending}", COMPRESS[ending](text.encode()), PARTED)
+    assert [text for _, text in found] == ["one é\n", "<|", "two<|endoftext|"]
+    assert [name for name, _ in found] == [f"a.txt{ending}:{number}" for number in (2, 4, 5)]
+    with pytest.raises(UserError, match=r"not UTF-8 at byte 15;"):
+        read(tmp_path, "b.txt", f"a{MARK}b".encode() + b"\xff", PARTED)
+
+
+def test_the_text_of_a_row_is_parted_too(tmp_path):
+    rows = [{"text": f"a{MARK}b"}, {"text": "c"}, {"text": MARK}]
+    found = read(tmp_path, "a.parquet", table(rows), PARTED)
+    assert found == [("a.parquet:0:1", "a"), ("a.parquet:0:2", "b"), ("a.parquet:1:1", "c")]
+    found = read(tmp_path, "a.jsonl", "".join(f"{json.dumps(row)}\n" for row in rows).encode(), PARTED)
+    assert found == [("a.jsonl:1:1", "a"), ("a.jsonl:1:2", "b"), ("a.jsonl:2:1", "c")]
+
+
 def test_columns_are_joined_as_the_configuration_says(tmp_path):
-    keys = TextKey(columns=["title", "body"], separator="\n\n")
+    keys = TextKey(columns=["title", "body"], separator="\n\n", split_at=None)
     row = {"body": "b", "title": "t", "other": 3}
     assert read(tmp_path, "a.jsonl", json.dumps(row).encode(), keys)[0].text == "t\n\nb"
     assert read(tmp_path, "a.parquet", table([row]), keys)[0].text == "t\n\nb"
@@ -239,7 +263,7 @@ from pathlib import Path
 from makelm import reading
 from makelm.config_corpus import TextKey
 path = Path(sys.argv[1])
-keys = TextKey(columns=["text"], separator="")
+keys = TextKey(columns=["text"], separator="", split_at=None)
 next(reading.documents(path, path.name, keys, ""))  # what it imports is no matter
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 count = sum(len(document.text) for document in reading.documents(path, path.name, keys, ""))

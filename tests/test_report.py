@@ -119,6 +119,15 @@ def test_a_run_that_diverged_spoils_nothing_of_the_others(results):
     assert (row["perplexity"], row["loss"]) == ("", "")
 
 
+def test_a_run_of_no_step_is_shown_beside_the_others_by_its_score(results):
+    runs = read(results, "small", "large")
+    as_it_was = replace(runs[0], metrics=[], timings=[])
+    text = report.page([as_it_was, runs[1]], "today")
+    drawn = json.loads(re.search(r'id="series">(.*?)</script>', text)[1])
+    assert [(run["name"], run["colour"]) for run in drawn] == [("large", 1)]
+    assert "small" in Elements(text).text and "Training</h2>" not in report.page([as_it_was], "today")
+
+
 def test_a_training_that_was_interrupted_took_the_time_of_all_its_starts(results):
     (run,) = read(results, "small")
     parts = [row | {"seconds": 30.0} for row in run.timings]
@@ -153,6 +162,9 @@ def test_curves_hold_every_run_and_thin_out_long_ones(results):
     assert series[0]["curves"]["loss"]["value"][-1] == pytest.approx(3.541, abs=1e-3)
     assert series[0]["curves"]["validation_loss"]["step"] == [5, 10]
     assert series[0]["curves"]["tokens_per_second"]["value"][0] == 8001
+    (run,) = read(results, "small")
+    early = report_curves.series(replace(run, summary=run.summary | {"published_step": 5}), [run])
+    assert early["final"]["step"] == 5  # the score is that of its weights
     thin = report_curves.curve(steps(1000), "loss", 100)
     assert (thin["each"], len(thin["value"]), thin["tokens"][0]) == (10, 100, 2048 * 5.5)
     broken = report_curves.curve(

@@ -101,6 +101,37 @@ def test_a_training_that_diverged_and_left_steps_out_ends_without_a_loss(data, t
     assert "loss none, validation loss none" in watching.look(tmp_path).line()
 
 
+def test_the_weights_of_the_least_validation_loss_are_published(data, tmp_path):
+    settings = {"validate_every": 10, "schedule": {"kind": "constant", "warmup_steps": 0}}
+    done = train(data, tmp_path / "best", settings | {"steps": 64, "publish": "best"})
+    assert done.returncode == 0, done.stderr
+    losses = {row["step"]: row["validation_loss"] for row in rows(tmp_path / "best") if "validation_loss" in row}
+    step = min(losses, key=losses.get)
+    assert step < 64  # random tokens have nothing to learn
+    summary = json.loads((tmp_path / "best/summary.json").read_text())
+    assert (summary["published_step"], summary["validation_loss"]) == (step, losses[step])
+    assert f"validation loss of step {step} {losses[step]:.3f}" in done.stdout
+    assert train(data, tmp_path / "short", settings | {"steps": step}).returncode == 0
+    weights = [(tmp_path / run / "weights/model.safetensors").read_bytes() for run in ("best", "short")]
+    assert weights[0] == weights[1]
+    kept = {"weights": None, "run": "best", "optimizer": "kept", "schedule": "fresh"}
+    refused = train(data, tmp_path / "more", settings, "--start", tmp_path / "best", start=kept)
+    assert refused.returncode == 2 and f"has the weights of step {step} (train.publish: best)" in refused.stderr
+
+
+def test_of_no_step_the_weights_are_those_of_the_start_and_validated(data, undisturbed, tmp_path):
+    start = {"weights": None, "run": "before", "optimizer": "kept", "schedule": "fresh"}
+    done = train(data, tmp_path, {"steps": 0, "ema": 0.9}, "--start", undisturbed, start=start)
+    assert done.returncode == 0, done.stderr
+    assert "loss none, validation loss" in done.stdout
+    weights = "weights/model.safetensors"
+    assert (tmp_path / weights).read_bytes() == (undisturbed / weights).read_bytes()
+    assert rows(tmp_path) == [] and not any(path.name.isdigit() for path in tmp_path.glob("checkpoints/*/*"))
+    before, after = (json.loads((run / "summary.json").read_text()) for run in (undisturbed, tmp_path))
+    assert (after["steps"], after["tokens"], after["loss"]) == (0, 0, None)
+    assert after["validation_loss"] == pytest.approx(before["validation_loss"], rel=1e-6)
+
+
 def test_a_truncated_shard_is_named(data, tmp_path):
     copy = tmp_path / "shards"
     copy.mkdir()

@@ -1,5 +1,7 @@
 """The step: what a batch is cut into, averaged weights, dropout, other dtypes."""
 
+import math
+
 import jax
 import numpy as np
 import optax
@@ -89,6 +91,21 @@ def test_a_step_that_is_left_out_counts_in_no_average():
         np.testing.assert_array_equal(never.result(state)[name], want, err_msg=name)
     counts = {int(leaf) for leaf in jax.tree.leaves(state) if jax.numpy.issubdtype(leaf.dtype, jax.numpy.integer)}
     assert counts == {4, 7}  # the schedule's is that of all steps
+
+
+def test_the_best_weights_come_out_and_the_last_ones_are_validated():
+    trainer = make_trainer(shape(**SMALL), train(publish="best", **ADAMW), V, mesh_of(2))
+    state, weights = trainer.initial_state(), []
+    for step, loss in enumerate((3.0, math.nan, 2.0, 2.0, 2.5)):
+        state, _ = trainer.step(state, trainer.place(windows_BT), step)
+        weights.append(np.asarray(state["parameters"]["embedding_VD"]))
+        state = trainer.keep_best(state, loss, step + 1)
+        best = 0 if step < 2 else 2
+        np.testing.assert_array_equal(trainer.result(state)["embedding_VD"], weights[best])
+        assert int(state["best"]["step"]) == best + 1
+    plain = make_trainer(shape(**SMALL), train(**ADAMW), V, mesh_of(2))
+    last = {"parameters": state["parameters"], "optimizer": state["optimizer"]}
+    assert validation_loss(trainer, state, windows_BT, 8) == validation_loss(plain, last, windows_BT, 8)
 
 
 def test_one_batch_is_learned_by_heart():

@@ -1,7 +1,10 @@
 """Which windows are validated on while training goes on."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+from conftest import compute, shape, train
 
 from makelm import validation
 from makelm.errors import UserError
@@ -33,3 +36,19 @@ def test_shards_shorter_than_a_window_and_empty_ones_are_joined():
 def test_less_than_one_window_is_one_line(shards):
     with pytest.raises(UserError, match=r"^model.context_length: 4 is longer than the validation data of mine"):
         windows(shards, 3)
+
+
+def test_no_more_is_computed_at_a_time_than_a_part_of_a_step():
+    tokens = np.arange(16 * 9 + 1, dtype=np.uint16) % 64
+    data = SimpleNamespace(folders={"mine": SimpleNamespace(valid=[tokens])}, weights={"mine": 1.0})
+    computed = []
+
+    def validate(_, windows_BT):
+        computed.append(len(windows_BT))
+        return np.ones(len(windows_BT)), np.full(len(windows_BT), 16)
+
+    trainer = SimpleNamespace(place=lambda windows_BT: windows_BT, validate=validate)
+    settings = train(batch_size=8, validate_windows=9)
+    held_out = validation.HeldOut.of_run(data, shape(context_length=16), settings, compute(accumulate=4))
+    assert held_out.begin(trainer, {})()["validation_loss"] == 1 / 16
+    assert computed == [2] * 5

@@ -40,6 +40,8 @@ class Run(Mixed):
     @model_validator(mode="after")
     def check(self) -> "Run":
         check_training(self.model, self.compute, self.train)
+        if not self.train.steps and self.start is None:
+            raise PydanticCustomError("steps", "train.steps: 0 needs a start:, whose weights stay as they are")
         context, new, window = self.model.context_length, self.sample.max_new_tokens, self.evaluate.window
         if self.model.positions.kind == "learned" and new >= context:
             raise PydanticCustomError(

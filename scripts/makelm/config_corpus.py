@@ -13,19 +13,23 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class TextKey(Section):
-    """The columns of a row that are its text, and what stands between them."""
+    """The columns of a row that are its text, and what stands between them; what parts a text into documents."""
 
     columns: Annotated[list[Text], Field(min_length=1)]
     separator: str
+    split_at: Text | None
 
 
 def text_key(value: Any) -> Any:
-    """Reads a column's name, or the columns and their separator."""
-    if isinstance(value, dict | TextKey):
+    """Reads a column's name, the columns and their separator, or what parts the texts of the column `text`."""
+    if isinstance(value, TextKey):
         return value
+    if isinstance(value, dict):
+        short = {"columns": ["text"], "separator": ""} if value.keys() == {"split_at"} else {"split_at": None}
+        return short | value
     if not isinstance(value, str):
         raise PydanticCustomError("text_key", "input should be a column's name, or {columns: [...], separator: ...}")
-    return {"columns": [value], "separator": ""}
+    return {"columns": [value], "separator": "", "split_at": None}
 
 
 AnyTextKey = Annotated[TextKey, BeforeValidator(text_key)]

@@ -64,13 +64,14 @@ class Train(Section):
     """How the weights come about."""
 
     seed: Seed
-    steps: Count
+    steps: Natural  # 0: the weights as they begin
     batch_size: Count
     order: Literal["shuffled", "random", "packed"]
     optimizer: Optimizer
     schedule: Schedule
     z_loss: NonNegative
     ema: Annotated[Float, Field(gt=0, lt=1)] | None
+    publish: Literal["last", "best"]
     validate_every: Count
     validate_windows: Count
     max_gradient_norm: Positive | None
@@ -89,6 +90,8 @@ class Train(Section):
 
     @model_validator(mode="after")
     def check(self) -> "Train":
+        if not self.steps:  # nor is there a schedule or a trace
+            return self
         if self.schedule.warmup_steps >= self.steps:
             raise PydanticCustomError(
                 "warmup",

@@ -8,7 +8,7 @@ from makelm import files
 from makelm.config_corpus import DatasetsCorpus
 from makelm.documents import Document
 from makelm.errors import UserError, first_line
-from makelm.reading import text_of
+from makelm.reading import divided, text_of
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -35,7 +35,8 @@ def open_rows(corpus: DatasetsCorpus) -> tuple[Iterator[Document], dict, int]:
         with explained(corpus):
             for number, row in enumerate(rows):
                 where = f"{corpus.dataset}, row {number} of {corpus.dataset_split}"
-                yield Document(f"{corpus.dataset_split}:{number}", text_of(row, corpus.text_key, where))
+                found = Document(f"{corpus.dataset_split}:{number}", text_of(row, corpus.text_key, where))
+                yield from divided(found, corpus.text_key)
 
     # of a data set of the hub this is the commit; of a local folder it depends on file times
     own = files.source_files(corpus)

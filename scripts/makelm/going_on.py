@@ -81,7 +81,7 @@ def shorter(
         theirs = config.Train.model_validate(train.model_dump() | other.config["train"])
         last = same_until(train, theirs)
         there = list(whole_steps(folders / name))
-        fits = [step for step in there if step <= last and step < train.steps]
+        fits = [step for step in there if step <= last and step < train.steps and not odd(step, theirs)]
         state = checkpoints.read_step(folders / name, fits[0], shapes) if fits else None
         if state is not None:
             say(f"goes on from step {fits[0]} of identity {name}, which differs in train.steps only: {theirs.steps}")
@@ -108,6 +108,11 @@ def same_until(train: config.Train, other: config.Train) -> int:
     factors = [np.broadcast_to(schedule(each)(steps), steps.shape) for each in (train, other)]
     unlike = np.flatnonzero(factors[0] != factors[1])
     return int(unlike[0]) if len(unlike) else len(steps)
+
+
+def odd(step: int, train: config.Train) -> bool:
+    """Returns whether a state may have best weights that a longer training has not: a last step is always validated."""
+    return train.publish == "best" and step == train.steps and step % train.validate_every != 0
 
 
 def take_over(origin: Origin, saved: checkpoints.Checkpoints, validate_every: int | None) -> None:

@@ -126,6 +126,8 @@ class Loop:
             last, validate = step == train.steps, None
             if last or step % train.validate_every == 0:
                 validate = held_out.begin(self.trainer, state)
+                if "best" in state:
+                    state, validate = self.choose(step, state, validate)
             # the step before is read only now, while the devices work on this one
             if begun:
                 self.read(begun)
@@ -144,6 +146,13 @@ class Loop:
                 self.saved.close()
                 raise Interrupted(f"{why}; step {step} is saved, the same command goes on from there")
         return state
+
+    def choose(
+        self, step: int, state: training.State, validate: Callable[[], dict[str, float]]
+    ) -> tuple[training.State, Callable[[], dict[str, float]]]:
+        """Returns the state with the best weights so far, and what reads the losses, which is waited for."""
+        found = validate()
+        return self.trainer.keep_best(state, found["validation_loss"], step), lambda: found
 
     def read(self, begun: Begun) -> float | None:
         """Reads a step's numbers, which waits for the devices, and writes them down. Returns its validation loss."""

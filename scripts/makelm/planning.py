@@ -20,13 +20,20 @@ ADVICE = (
 )
 
 
-def plan(trainer: Trainer, target: Target, mesh: Mesh, shape: config.Model, train: config.Train) -> dict[str, Any]:
+def plan(
+    trainer: Trainer,
+    target: Target,
+    mesh: Mesh,
+    shape: config.Model,
+    train: config.Train,
+    compute: config.Compute,
+) -> dict[str, Any]:
     """Returns the plan of a run. Raises UserError where the step cannot be compiled for devices of this memory."""
     names = trainer.state_shapes["parameters"]
     tokens = train.batch_size * shape.context_length
     per_token = flops_per_token(shape, names)
-    state = state_bytes(trainer)
-    compiled_step = compile_step(trainer, target, mesh, (train.batch_size, shape.context_length + 1))
+    state = state_bytes(trainer, train)
+    compiled_step = compile_step(trainer, target, mesh, train, compute, shape.context_length + 1)
     memory = compiled_step.memory_analysis()
     temporary = memory.temp_size_in_bytes + memory.generated_code_size_in_bytes - state["gradients"]
     found = compiled.exchanged(compiled_step.as_text())
@@ -52,19 +59,19 @@ def method(target: Target, complete: bool) -> dict[str, str]:
     step = f"{devices.METHODS[target.how]} ({devices.compiler(target)})"
     loops = "" if complete else "; a loop that does not say how often it goes round counts once"
     return {
-        "state": "parameters, optimizer, average and gradients: exact, from shapes and shardings",
+        "state": "parameters, optimizer, average, best and gradients: exact, from shapes and shardings",
         "temporary": f"all else that the program holds at its worst, itself too, less the gradients; {step}",
         "collectives": "of a step on one device, the operands of its collectives, of an all-gather the result, times"
         f" the rounds of the loops they are in{loops}; {step}",
     }
 
 
-def state_bytes(trainer: Trainer) -> dict[str, int]:
+def state_bytes(trainer: Trainer, train: config.Train) -> dict[str, int]:
     """Returns what lives on a device from step to step, and the gradients, in bytes: exact on any mesh."""
     shapes = trainer.state_shapes
     parts = {name: device_bytes(part) for name, part in shapes.items()}
     shards = [prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in shapes["parameters"].values()]
-    return parts | {"gradients": 4 * sum(shards)}
+    return parts | {"gradients": 4 * sum(shards) if train.steps else 0}
 
 
 def device_bytes(shapes: Any) -> int:
@@ -72,11 +79,16 @@ def device_bytes(shapes: Any) -> int:
     return sum(leaf.dtype.itemsize * prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in jax.tree.leaves(shapes))
 
 
-def compile_step(trainer: Trainer, target: Target, mesh: Mesh, windows: tuple[int, int]) -> jax.stages.Compiled:
-    """Returns the compiled step of batches of these dims; no array is made."""
+def compile_step(
+    trainer: Trainer, target: Target, mesh: Mesh, train: config.Train, compute: config.Compute, length: int
+) -> jax.stages.Compiled:
+    """Returns the compiled step of batches of windows so long, where there is none validation; no array is made."""
     rows = jax.sharding.NamedSharding(mesh, sharding.BATCH)
-    windows_BT = jax.ShapeDtypeStruct(windows, jnp.int32, sharding=rows)
+    count = train.batch_size if train.steps else train.batch_size // compute.accumulate
+    windows_BT = jax.ShapeDtypeStruct((count, length), jnp.int32, sharding=rows)
     try:
+        if not train.steps:
+            return trainer.validate.lower(trainer.state_shapes, windows_BT).compile()
         return trainer.step.lower(trainer.state_shapes, windows_BT, 0).compile()
     except jax.errors.JaxRuntimeError as error:
         # libtpu refuses what is too large for these TPUs, in powers of two

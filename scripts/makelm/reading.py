@@ -43,7 +43,7 @@ def unwrapped(raw: io.BufferedReader, name: str, keys: TextKey, where: str, seek
         elif form == ".tar":
             yield from members(stream, name, keys, where, seekable and not compression)
         else:
-            yield Document(name, utf8(stream.read(), where, 0))
+            yield from texts(stream, name, keys, where)
 
 
 def decompressed(raw: io.BufferedReader, compression: str, where: str) -> Stream:
@@ -74,6 +74,42 @@ def explained(where: str) -> Iterator[None]:
         raise UserError(f"{where} is damaged, or not what its name says: {first_line(error)}") from None
 
 
+# ---- texts
+
+
+def texts(stream: Stream, name: str, keys: TextKey, where: str) -> Iterator[Document]:
+    """Yields the document that a stream is, or those that `split_at` parts it into; the empty ones are none."""
+    if keys.split_at is None:
+        yield Document(name, utf8(stream.read(), where, 0))
+        return
+    for number, (offset, raw) in enumerate(parted(stream, keys.split_at.encode()), start=1):
+        if (text := utf8(raw, where, offset)).strip():
+            yield Document(f"{name}:{number}", text)
+
+
+def parted(stream: Stream, mark: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yields what stands between the marks, with the place where it begins; one of these is in memory at a time."""
+    held, offset, searched = bytearray(), 0, 0
+    while chunk := stream.read(CHUNK):
+        held += chunk
+        while (end := held.find(mark, searched)) >= 0:
+            yield offset, bytes(held[:end])
+            del held[: end + len(mark)]
+            offset, searched = offset + end + len(mark), 0
+        searched = max(0, len(held) - len(mark) + 1)  # a mark may have begun
+    yield offset, bytes(held)
+
+
+def divided(document: Document, keys: TextKey) -> Iterator[Document]:
+    """Yields the document of a row, or those that `split_at` parts its text into."""
+    if keys.split_at is None:
+        yield document
+        return
+    for number, text in enumerate(document.text.split(keys.split_at), start=1):
+        if text.strip():
+            yield Document(f"{document.id}:{number}", text)
+
+
 # ---- lines of JSON
 
 
@@ -82,7 +118,8 @@ def lines(stream: Stream, name: str, keys: TextKey, where: str) -> Iterator[Docu
     offset = 0
     for number, line in enumerate(stream, start=1):
         if text := utf8(line, where, offset).strip():
-            yield Document(f"{name}:{number}", json_text(text, keys, f"{where}, line {number}"))
+            row = Document(f"{name}:{number}", json_text(text, keys, f"{where}, line {number}"))
+            yield from divided(row, keys)
         offset += len(line)
 
 
@@ -122,7 +159,8 @@ def rows(source: Stream, name: str, keys: TextKey, where: str) -> Iterator[Docum
         number = 0
         for batch in opened.iter_batches(ROWS, columns=keys.columns, use_threads=False):
             for row in batch.to_pylist():
-                yield Document(f"{name}:{number}", text_of(row, keys, f"{where}, row {number}"))
+                found = Document(f"{name}:{number}", text_of(row, keys, f"{where}, row {number}"))
+                yield from divided(found, keys)
                 number += 1
     except pyarrow.ArrowException as error:
         raise UserError(f"{where} is damaged, or not what its name says: {first_line(error)}") from None

@@ -3,7 +3,7 @@
 "use strict";
 (() => {
   const $ = (selector) => document.querySelector(selector);
-  const runs = JSON.parse($("#series").textContent);
+  const runs = JSON.parse($("#series")?.textContent ?? "[]");
   const form = $("#controls"), host = $("#chart"), legend = $("#legend");
   const MARGIN = { left: 46, right: 12, top: 26, bottom: 38 };
   const DASHES = ["", "7 4", "2 3", "9 3 2 3"]; // for the 9th run on, when the colours are used up
@@ -476,7 +476,6 @@
   for (const table of document.querySelectorAll("table.runs")) {
     for (const button of table.tHead.querySelectorAll("button")) button.addEventListener("click", () => sortBy(button.parentNode, table));
   }
-  for (const option of [...form.elements.curve.options]) if (!runs.some((run) => run.curves[option.value])) option.remove();
   // a link to a run opens its parts; paper shows everything
   const openTarget = () => document.getElementById(decodeURIComponent(location.hash.slice(1)))?.querySelectorAll("details.part").forEach((part) => { part.open = true; });
   addEventListener("hashchange", openTarget);
@@ -487,6 +486,8 @@
   });
   addEventListener("afterprint", () => closed.forEach((part) => { part.open = false; }));
   openTarget();
+  if (!runs.length) return;
+  for (const option of [...form.elements.curve.options]) if (!runs.some((run) => run.curves[option.value])) option.remove();
   form.hidden = false;
   listen();
   drawLegend();

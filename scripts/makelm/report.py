@@ -29,7 +29,11 @@ def page(runs: list[Run], written: str) -> str:
         table=table,
         best=best(runs),
         curves={name: label for name, label in CURVES.items() if label},
-        series=[{"name": run.name, "colour": number % COLOURS, **series(run, runs)} for number, run in enumerate(runs)],
+        series=[
+            {"name": run.name, "colour": number % COLOURS, **series(run, runs)}
+            for number, run in enumerate(runs)
+            if run.metrics  # of no step there is no curve
+        ],
     )
 
 

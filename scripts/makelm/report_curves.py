@@ -26,8 +26,8 @@ def series(run: Run, runs: list[Run]) -> dict[str, dict]:
         source = timed if name == "tokens_per_second" else run.metrics
         points = curve(source, name, most if name == "loss" else most // 4)
         found |= {name: points} if points else {}
-    last = run.metrics[-1]
-    final = {"step": last["step"], "tokens": last["tokens"], "value": number(run.scores["validation_loss"])}
+    scored = run.metrics[run.summary["published_step"] - 1]
+    final = {"step": scored["step"], "tokens": scored["tokens"], "value": number(run.scores["validation_loss"])}
     return {"curves": found, "final": final}
 
 

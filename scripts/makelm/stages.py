@@ -122,7 +122,7 @@ class PlanRun(Training):
 def planned_keys(run: Run | PlanRun) -> dict:
     """Returns the keys that a plan is about: what decides numbers of parameters, steps and bytes."""
     whole = run.model_dump(include={"model", "hardware", "mesh", "compute"})
-    train = run.train.model_dump(include={"batch_size", "steps", "optimizer", "ema", "bad_steps"})
+    train = run.train.model_dump(include={"batch_size", "steps", "optimizer", "ema", "publish", "bad_steps"})
     del train["optimizer"]["learning_rates"]  # numbers in the step, as many whatever they are
     return whole | {"train": train}
 

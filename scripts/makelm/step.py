@@ -18,7 +18,8 @@ from makelm.loss import NONE, losses, targets_in
 from makelm.model import Skeleton, initialize
 from makelm.optimizer import make_optimizer, schedule
 
-# parameters: name -> weight; optimizer: Optax's state; average: Optax's, where weights are averaged
+# parameters: name -> weight; optimizer: Optax's state; average: Optax's, where weights are averaged; best: those of
+# the least validation loss, that loss and its step, where they are published
 State = dict[str, Any]
 
 
@@ -39,18 +40,24 @@ class Computation:
 
     @cached_property
     def optimizer(self) -> optax.GradientTransformation:
+        if not self.train.steps:  # whose statistics would take more memory than the weights
+            return optax.identity()
         return make_optimizer(self.train, self.skeleton.paths, self.mesh)
 
     @cached_property
     def average(self) -> optax.GradientTransformation | None:
         """Returns what averages weights, where they are averaged."""
-        decay = self.train.ema
+        decay = self.train.ema if self.train.steps else None
         return None if decay is None else optax.ema(decay, debias=True, accumulator_dtype=jnp.float32)
 
     def begin(self, parameters: dict) -> State:
         """Returns the state of a first step with these parameters."""
         state = {"parameters": parameters, "optimizer": self.optimizer.init(in_float32(parameters))}
-        return state if self.average is None else state | {"average": self.average.init(parameters)}
+        if self.average is not None:
+            state["average"] = self.average.init(parameters)
+        if self.train.publish == "best" and self.train.steps:
+            state["best"] = {"parameters": parameters, "loss": jnp.float32(0), "step": jnp.int32(0)}
+        return state
 
     def initial_state(self) -> State:
         """Returns the state of a first step with random parameters."""
@@ -58,7 +65,7 @@ class Computation:
 
     def at_step(self, state: State, number: Array) -> State:
         """Returns the state with the learning rates of another step."""
-        return state | {"optimizer": with_schedule_at(state["optimizer"], number)}
+        return state | {"optimizer": with_schedule_at(state["optimizer"], number)} if self.train.steps else state
 
     def gradients(self, state: State, windows_BT: Array, number: Array) -> tuple[dict, Array, Array | None]:
         """Returns what `batch_gradients` does, of a step's batch."""
@@ -79,7 +86,7 @@ class Computation:
         }
         if power is not None:
             metrics |= noise(power, metrics["grad_norm"] ** 2, targets_in(windows_BT), self.compute.accumulate)
-        after = {"parameters": optax.apply_updates(parameters, updates), "optimizer": moments}
+        after = state | {"parameters": optax.apply_updates(parameters, updates), "optimizer": moments}
         if self.average is not None:
             after["average"] = self.average.update(after["parameters"], state["average"])[1]
         if self.train.bad_steps == "stop":
@@ -97,8 +104,18 @@ class Computation:
         logits = statistics.of_attention(self.skeleton(parameters), jnp.maximum(few_BT[:, :-1], 0))
         return statistics.of_tensors(parameters, gradients, updates) | logits
 
+    def keep_best(self, state: State, loss: Array, number: Array) -> State:
+        """Returns the state after step `number` with its own weights as the best, if their validation loss is."""
+        best, own = state["best"], {"parameters": self.current(state), "loss": loss, "step": number}
+        better = (best["step"] == 0) | (loss < best["loss"])
+        return state | {"best": jax.tree.map(lambda new, old: jnp.where(better, new, old), own, best)}
+
     def result(self, state: State) -> dict[str, Array]:
         """Returns the parameters that come out of training."""
+        return state["best"]["parameters"] if "best" in state else self.current(state)
+
+    def current(self, state: State) -> dict[str, Array]:
+        """Returns the parameters as they are, or their average."""
         if self.average is None:
             return state["parameters"]
         sums = state["average"]
@@ -111,7 +128,7 @@ class Computation:
 
     def validate(self, state: State, windows_BT: Array) -> tuple[Array, Array]:
         """Returns of each window the sum of its losses, and its targets."""
-        losses_BT = losses(self.skeleton(self.result(state)), windows_BT, self.compute)[1]
+        losses_BT = losses(self.skeleton(self.current(state)), windows_BT, self.compute)[1]
         return jnp.sum(losses_BT, axis=1), jnp.sum(windows_BT[:, 1:] != NONE, axis=1)
 
 

@@ -30,6 +30,7 @@ class Trainer:
     step: Callable[[State, Array, int], tuple[State, dict[str, Array]]]
     statistics: Callable[[State, Array, int], dict[str, Array]]  # what a step would do to each tensor
     validate: Callable[[State, Array], tuple[Array, Array]]  # of each window the sum of its losses, and its targets
+    keep_best: Callable[[State, float, int], State]  # the state after a step, of which this is the validation loss
     result: Callable[[State], dict[str, Array]]  # the parameters that come out of training
     place: Callable[[np.ndarray], Array]  # windows_BT, each row where its device is
     place_rows: Callable[[Rows, int], Array]  # the same of so many rows, of which only those needed here are read
@@ -70,6 +71,7 @@ def make_trainer(
             of.statistics_of, in_shardings=(layout, rows, whole), out_shardings=whole, compiler_options=how
         ),
         validate=jax.jit(of.validate, in_shardings=(layout, rows), out_shardings=whole, compiler_options=how),
+        keep_best=jax.jit(of.keep_best, in_shardings=(layout, whole, whole), out_shardings=layout, donate_argnums=0),
         result=jax.jit(of.result, in_shardings=(layout,), out_shardings=own),
         place=lambda windows_BT: place_rows(rows, lambda a, b: windows_BT[a:b], windows_BT.shape),
         place_rows=lambda read, count: place_rows(rows, read, (count, shape.context_length + 1)),

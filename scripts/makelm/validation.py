@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from makelm import training
+from makelm import config, training
 from makelm.errors import UserError
 from makelm.loss import NONE
 from makelm.mixture import combined
+from makelm.sources import Sources
 from makelm.stream import Stream
 
 
@@ -22,12 +23,19 @@ class HeldOut:
         sources: Mapping[str, Sequence[np.ndarray]],  # name -> the ids of each shard
         weights: Mapping[str, float],  # name -> share of the tokens that are trained on; together 1
         length: int,
-        batch_size: int,
+        batch_size: int,  # windows that are computed at a time
         wanted: int,  # windows of each
     ):
         """Raises UserError where a source has less than one window."""
         self.weights, self.batch_size = weights, batch_size
         self.windows = {name: windows(name, tokens, length, batch_size, wanted) for name, tokens in sources.items()}
+
+    @classmethod
+    def of_run(cls, data: Sources, shape: config.Model, train: config.Train, compute: config.Compute) -> "HeldOut":
+        """Returns the windows of a run, of which as many are computed at a time as a part of a step has."""
+        tokens = {name: folder.valid for name, folder in data.folders.items()}
+        rows = train.batch_size // compute.accumulate  # all of a batch would take memory that no plan has
+        return cls(tokens, data.weights, shape.context_length, rows, train.validate_windows)
 
     def begin(self, trainer: training.Trainer, state: training.State) -> Callable[[], dict[str, float]]:
         """Sets the devices to work on the windows; returns what reads the losses.
