@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -212,14 +213,28 @@ def test_to_look_removes_nothing(built):
     page.write_bytes(content)
 
 
+def make_line(folder: Path, target: str, run: str) -> tuple[dict[str, str], list[str]]:
+    """Returns what `make TARGET RUN=...` runs first: what it sets in the environment, and Snakemake's arguments."""
+    words = ["make", "-n", "-o", ".venv/.ready", target, f"RUN={run}", f"ARGS=--configfile {TINY}"]
+    line = subprocess.run(words, cwd=folder, text=True, capture_output=True, check=True).stdout.splitlines()[0]
+    variable, *command = shlex.split(line)
+    return dict([variable.split("=")]), command[command.index("all") + 1 :]
+
+
 def test_make_tokenizer_asks_for_the_tokenizer_of_its_run_and_for_nothing_else(checkout):
-    (target,) = re.findall(
-        r"(?m)^\t@MAKELM_RUN=\$\(RUN\) \$\(WORKFLOW\) (\w+)", (checkout.folder / "Makefile").read_text()
-    )
-    words = ["-n", target, "--configfile", TINY]
-    code, text = planner.snakemake(words, checkout.folder, ENVIRONMENT | {"MAKELM_RUN": "tiny"})
-    assert code == 0 and set(re.findall(r"(?m)^rule (\w+):", text)) == {"download_corpus", "train_tokenizer", target}
-    code, text = planner.snakemake(words, checkout.folder, ENVIRONMENT | {"MAKELM_RUN": "tinny"})
+    variables, words = make_line(checkout.folder, "tokenizer", "tiny")
+    code, text = planner.snakemake(["-n", *words], checkout.folder, ENVIRONMENT | variables)
+    assert code == 0 and set(re.findall(r"(?m)^rule (\w+):", text)) == {
+        "download_corpus",
+        "train_tokenizer",
+        "tokenizer",
+    }
+
+
+@pytest.mark.parametrize("target", ["tokenizer", "plan", "train", "sample", "serve", "evaluate", "export"])
+def test_make_says_what_run_was_meant(checkout, target):
+    variables, words = make_line(checkout.folder, target, "tinny")
+    code, text = planner.snakemake(["-n", *words], checkout.folder, ENVIRONMENT | variables)
     assert code == 2 and "RUN: no run is called 'tinny'; did you mean 'tiny'?" in text
 
 

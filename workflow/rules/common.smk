@@ -33,7 +33,7 @@ os.environ.setdefault(makelm_malloc.VARIABLE, makelm_malloc.TUNABLES)
 RAW = dict(config)
 # of keys that are too long for a command line; jobs of a cluster see it too, as all that Snakemake keeps
 LONG_KEYS = pathlib.Path(".snakemake/keys")
-NAMED_RUN = os.environ.get("MAKELM_RUN")  # by `make tokenizer`
+NAMED_RUN = os.environ.get("MAKELM_RUN")  # by the targets of make that are of one run
 LOCK_FILE = os.path.relpath(os.path.join(workflow.basedir, "uv.lock"))
 with open(LOCK_FILE) as lock_file:
     LOCK = lock_file.read()
