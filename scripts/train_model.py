@@ -275,10 +275,13 @@ def publish(
         if path.exists():
             shutil.copyfile(path, job.staging / path.name)
     (job.staging / "timings.jsonl").touch()  # training shorter than log_every has measured nothing
-    summary = summarize(job, trainer, identity, epochs)
+    rows = [json.loads(line) for line in (job.staging / "metrics.jsonl").read_text().splitlines()]
+    summary = summarize(job, trainer, identity, epochs, rows)
     (job.staging / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     loss, validation_loss = progress.score(summary["loss"]), progress.score(summary["validation_loss"])
     job.say(f"loss {loss}, validation loss {validation_loss} nats per token")
+    if line := validation.past_the_best(rows):
+        job.say(line)
     facts = {
         "identity": identity.name,
         "resumed_from": going_on.origin_facts(saved.folder),
@@ -289,10 +292,11 @@ def publish(
     job.publish(facts, measured=("timings.jsonl", "statistics.jsonl"), device=jax.devices()[0].device_kind)
 
 
-def summarize(job: cli.Job, trainer: training.Trainer, identity: Identity, epochs: dict[str, float]) -> dict:
-    """Returns what summary.json has of a training whose metrics are about to be published."""
+def summarize(
+    job: cli.Job, trainer: training.Trainer, identity: Identity, epochs: dict[str, float], rows: list[dict]
+) -> dict:
+    """Returns what summary.json has of a training with these metrics."""
     settings = job.config.train
-    rows = [json.loads(line) for line in (job.staging / "metrics.jsonl").read_text().splitlines()]
     last = [row["loss"] for row in rows[-max(1, len(rows) // 20) :] if row["loss"] is not None]
     return {
         "identity": identity.name,
