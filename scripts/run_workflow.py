@@ -36,7 +36,8 @@ TAIL_LINES = 15  # of Snakemake's own words, where nothing shorter says what wen
 # what builds nothing: a plan of Snakemake's own, and the targets that only look
 PLANNING = {"-n", "--dry-run", "--dryrun"}
 LOOKING = PLANNING | {"--unlock", "--lint", "--summary", "--report", "verify", "gc"}
-KILLED = r"died with <Signals\.(\w+)"  # in Snakemake's words
+FAILED_LOG = r"^Error in rule \w+:\n(?:    .*\n)*?    log: (\S+)"  # in Snakemake's words, as the next
+KILLED = r"died with <Signals\.(\w+)"
 HINTS = {  # of what probably killed a stage
     "SIGKILL": "; was there enough memory?",
     "SIGBUS": "; was a token file written to while it was read? Make a new file and give it the old one's name instead",
@@ -291,7 +292,7 @@ def in_the_way(words: str) -> str:
 def failed_stages(words: str) -> list[dict[str, Any]]:
     """Returns what the stages that failed in this run left behind: stage, line, exit code and log."""
     failures = []
-    for log in dict.fromkeys(re.findall(r"^Error in rule \w+:\n(?:    .*\n)*?    log: (\S+)", words, re.MULTILINE)):
+    for log in dict.fromkeys(re.findall(FAILED_LOG, words, re.MULTILINE)):
         left = error_file(Path(log))
         if left.exists():
             failures.append({**json.loads(left.read_text()), "log": log})
@@ -310,7 +311,9 @@ def own_words(words: str) -> str:
     killed = re.search(KILLED, words)
     rule = re.search(r"^Error in rule (\w+):", words, re.MULTILINE)
     if rule and killed:
-        return f"{rule[1]} was killed by {killed[1]}{HINTS.get(killed[1], '')}"
+        log = re.search(FAILED_LOG, words, re.MULTILINE)  # which may have a library's last words
+        where = f"\n  log: {log[1]}" if log else ""
+        return f"{rule[1]} was killed by {killed[1]}{HINTS.get(killed[1], '')}{where}"
     # what a stage said before it had its log
     early = re.findall(r"^    resources: .*\n((?:.+\n)+?)RuleException:", words, re.MULTILINE)
     if rule and early:

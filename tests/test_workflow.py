@@ -358,12 +358,14 @@ def test_a_stage_that_fails_says_why_and_where_its_log_is(scratch):
             "SIGBUS: 7",
             "train_model was killed by SIGBUS; was a token file written to while it was read? Make a new file",
         ),
-        ("SIGSEGV: 11", "train_model was killed by SIGSEGV\n"),
+        ("SIGSEGV: 11", "train_model was killed by SIGSEGV\n  log: logs/train_model/tiny.log\n"),
     ],
 )
 def test_a_stage_that_was_killed_says_by_what(tmp_path, monkeypatch, capsys, name, line):
     monkeypatch.setattr(run_workflow, "LOG", tmp_path / "log.txt")
-    words = "Error in rule train_model:\n    message: None\nCalledProcessError: Command 'python' died with <Signals."
+    log = "logs/train_model/tiny.log (check log file(s) for error details)"
+    error = f"Error in rule train_model:\n    message: None\n    log: {log}\n"
+    words = f"{error}CalledProcessError: Command 'python' died with <Signals."
     run_workflow.LOG.write_text(f"{words}{name}>.\n")
     assert run_workflow.closing_words(1, 2.0, with_summary=False) == 1
     assert capsys.readouterr().err.startswith(line)
