@@ -122,7 +122,7 @@ $(READY): uv.lock pyproject.toml
 	  for name in $(PYTHON); do \
 	    "$$name" -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && found="$$name" && break; \
 	  done; \
-	  [ -n "$$found" ] || { echo "makelm needs Python 3.11 or newer with venv; found none" >&2; exit 1; }; \
+	  [ -n "$$found" ] || { echo "makelm needs Python 3.11 or newer with venv, and found none (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }; \
 	  echo "making .venv with the packages of uv.lock, with $$("$$found" --version)" && \
 	  "$$found" -m venv --clear .venv && \
 	  .venv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION); }
