@@ -248,6 +248,7 @@ def test_one_stage_alone_says_nothing_of_a_report_that_other_runs_are_in(built):
     [
         (("--config", "set=run.tiny.train.stepz=5"), "run.tiny.train: unknown key 'stepz'; did you mean 'steps'?"),
         (("--nonsense",), "unrecognized arguments: --nonsense"),
+        (("--cores", "0"), "--cores must be 1 or more, got 0; with none no job would ever start"),
         (
             ("results/train_model/none/manifest.json",),
             "nothing makes results/train_model/none/manifest.json; is its name",

@@ -43,6 +43,8 @@ try:
         for path in workflow.configfiles:
             # what Snakemake itself does not mind, such as a section that stands there twice
             makelm_configfile.read(pathlib.Path(path))
+        if (cores := workflow.resource_settings.cores) is not None and cores < 1:
+            raise makelm_errors.UserError(f"--cores must be 1 or more, got {cores}; with none no job would ever start")
     SETTINGS = makelm_configfile.load(RAW)
     SOURCES = makelm_source_files.of_corpora(SETTINGS)
     WEIGHTS = makelm_source_files.of_weights(SETTINGS)
