@@ -487,7 +487,7 @@
   });
   addEventListener("afterprint", () => closed.forEach((part) => { part.open = false; }));
   openTarget();
-  form.hidden = false;
+  form.hidden = document.getElementById("how").hidden = false;
   listen();
   drawLegend();
   draw();
