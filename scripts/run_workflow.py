@@ -73,9 +73,18 @@ def main() -> None:
     sys.exit(closing_words(code, time.monotonic() - started, with_summary=not named))
 
 
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Prints to stdout, or to another stream; where its terminal or pipe is gone nobody hears, and the work goes on."""
+    stream = stream or sys.stdout
+    try:
+        print(text, file=stream, flush=True)
+    except OSError:  # what could not be written would be tried again at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def complain(line: str, code: int = USER) -> int:
     """Writes one line to stderr and returns the exit code."""
-    print(line, file=sys.stderr, flush=True)
+    say(line, sys.stderr)
     return code
 
 
@@ -152,7 +161,7 @@ def take(lock: TextIO) -> None:
         if stops:
             sys.exit(INTERRUPTED)
         if not said:
-            print(f"waiting for {LOCK.read_text().strip() or 'another make'}, which works in this folder", flush=True)
+            say(f"waiting for {LOCK.read_text().strip() or 'another make'}, which works in this folder")
             said = True
         time.sleep(0.2)
 
@@ -184,7 +193,7 @@ def end_orphans() -> None:
         except psutil.Error:
             continue
     if orphans:
-        print(f"waiting for {len(orphans)} stage(s) of a killed run to save and end", flush=True)
+        say(f"waiting for {len(orphans)} stage(s) of a killed run to save and end")
         psutil.wait_procs(orphans)
 
 
@@ -223,7 +232,7 @@ def snakemake(arguments: list[str], lock: TextIO) -> int:
     heard = 0
     while process.poll() is None:
         if len(stops) > heard:
-            print("stopping; stages save what they have", flush=True)
+            say("stopping; stages save what they have")
             heard = len(stops)
             told.clear()  # asked again, they end at once
         if stops:
@@ -252,11 +261,11 @@ def closing_words(code: int, seconds: float, with_summary: bool) -> int:
     words = LOG.read_text(errors="replace")
     if code == 0:
         if "Nothing to be done" in words:
-            print("nothing to do: what was asked for is there and up to date")
+            say("nothing to do: what was asked for is there and up to date")
             if with_summary:
                 print_summary(with_sample=False)
         elif re.search(r"^(local)?rule all:", words, re.MULTILINE):
-            print(f"done in {clock(seconds)}")
+            say(f"done in {clock(seconds)}")
             print_summary(with_sample=True)
         return DONE
     failures = sorted(failed_stages(words), key=lambda failure: failure["exit_code"] == INTERRUPTED)
@@ -337,7 +346,7 @@ def print_summary(with_sample: bool) -> None:
         xz, after_train = own["xz_bits_per_byte"], own["xz_after_train_bits_per_byte"]
         beside = "" if xz is None else f"  (xz {xz:.3f}, xz after the training text {after_train:.3f})"
         lost = lossy.warning(lossy.lost_share(own))
-        print(
+        say(
             f"  {run:{width}}  {score(own['bits_per_byte'])} bits per byte{f' {lost}' if lost else ''}, "
             f"loss {score(own['validation_loss'])} nats per token{beside}"
         )
@@ -345,7 +354,7 @@ def print_summary(with_sample: bool) -> None:
             print_task(run, task)
     if with_sample:
         print_sample(ranking[0])
-    print(f"  report  {report.with_name('report.html')}")
+    say(f"  report  {report.with_name('report.html')}")
 
 
 def print_task(run: str, task: str) -> None:
@@ -357,16 +366,16 @@ def print_task(run: str, task: str) -> None:
         found.append(f"{name} none" if metric["value"] is None else f"{name} {metric['value']:.3f}{stderr}")
     common = scores["contamination"]
     seen = f", {common['share']:.1%} of its 13-grams seen in train" if common and common["ngrams"] else ""
-    print(f"    {task}  {', '.join(found)}  ({scores['documents']:,} documents{seen})")
+    say(f"    {task}  {', '.join(found)}  ({scores['documents']:,} documents{seen})")
 
 
 def print_sample(run: str) -> None:
     """Prints the beginning of a run's first sample, indented."""
     with Path(f"results/sample_model/{run}/samples.jsonl").open(encoding="utf-8") as file:
         sample = json.loads(file.readline())
-    print(f"  a sample of {run}:")
+    say(f"  a sample of {run}:")
     for line in visible(sample["prompt"] + sample["text"]).splitlines()[:SAMPLE_LINES]:
-        print(f"    | {line}")
+        say(f"    | {line}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import shlex
 import shutil
@@ -236,6 +237,19 @@ def test_make_says_what_run_was_meant(checkout, target):
     variables, words = make_line(checkout.folder, target, "tinny")
     code, text = planner.snakemake(["-n", *words], checkout.folder, ENVIRONMENT | variables)
     assert code == 2 and "RUN: no run is called 'tinny'; did you mean 'tiny'?" in text
+
+
+def test_a_terminal_or_pipe_that_is_gone_changes_nothing_of_what_make_does():
+    read, write = os.pipe()
+    os.close(read)
+    code = (
+        "import run_workflow as make; make.say('stopping'); make.say('done'); raise SystemExit(make.complain('no', 75))"
+    )
+    words = [sys.executable, "-c", code]
+    environment = ENVIRONMENT | {"PYTHONPATH": str(Path(run_workflow.__file__).parent)}
+    done = subprocess.run(words, env=environment, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (75, "no\n")
 
 
 def test_one_stage_alone_says_nothing_of_a_report_that_other_runs_are_in(built):
