@@ -23,6 +23,8 @@ EXTRAS = $(call has,cuda,jax_cuda) $(call has,tpu,libtpu) $(call has,fast,gigato
 PARITY := .venv-parity
 BENCH := .venv-bench
 WORKFLOW := .venv/bin/python scripts/run_workflow.py --cores $(CORES)
+# the same for one run, whose name is checked first
+OF_RUN := MAKELM_RUN='$(RUN)' $(WORKFLOW)
 SNAKEFILES := Snakefile workflow/rules
 
 .DEFAULT_GOAL := all
@@ -32,29 +34,29 @@ all: $(READY) ## build what config.yaml lists under runs:
 	@$(WORKFLOW) $(ARGS)
 
 tokenizer: $(READY) ## the tokenizer of RUN=<name>; like the next ones, with all it needs
-	@MAKELM_RUN=$(RUN) $(WORKFLOW) tokenizer $(ARGS)
+	@$(OF_RUN) tokenizer $(ARGS)
 
 plan: $(READY) ## what RUN=<name> will take: parameters, memory, time
-	@$(WORKFLOW) results/plan_run/$(RUN)/manifest.json $(ARGS)
+	@$(OF_RUN) results/plan_run/$(RUN)/manifest.json $(ARGS)
 
 train: $(READY) ## the weights of RUN=<name>
-	@$(WORKFLOW) results/plan_run/$(RUN)/manifest.json results/train_model/$(RUN)/manifest.json $(ARGS)
+	@$(OF_RUN) results/plan_run/$(RUN)/manifest.json results/train_model/$(RUN)/manifest.json $(ARGS)
 
 watch: $(READY) ## how the training of RUN=<name> that goes on elsewhere is doing, until it ends
 	@.venv/bin/python scripts/watch_run.py $(RUN) $(ARGS)
 
 sample: $(READY) ## samples of RUN=<name>
-	@$(WORKFLOW) results/sample_model/$(RUN)/manifest.json $(ARGS)
+	@$(OF_RUN) results/sample_model/$(RUN)/manifest.json $(ARGS)
 
 serve: $(READY) ## an API and a page for RUN=<name>, trained first if need be; flags of scripts/serve_model.py in FLAGS
-	@$(WORKFLOW) results/train_model/$(RUN)/manifest.json $(ARGS)
+	@$(OF_RUN) results/train_model/$(RUN)/manifest.json $(ARGS)
 	@.venv/bin/python scripts/serve_model.py --run results/train_model/$(RUN) $(FLAGS)
 
 evaluate: $(READY) ## scores of RUN=<name>
-	@$(WORKFLOW) results/evaluate_model/$(RUN)/manifest.json $(ARGS)
+	@$(OF_RUN) results/evaluate_model/$(RUN)/manifest.json $(ARGS)
 
 export: $(READY) ## RUN=<name> for Hugging Face transformers
-	@$(WORKFLOW) results/export_model/$(RUN)/manifest.json $(ARGS)
+	@$(OF_RUN) results/export_model/$(RUN)/manifest.json $(ARGS)
 
 report: $(READY) ## the report on all runs
 	@$(WORKFLOW) results/write_report/manifest.json $(ARGS)
@@ -120,7 +122,7 @@ $(READY): uv.lock pyproject.toml
 	  for name in $(PYTHON); do \
 	    "$$name" -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && found="$$name" && break; \
 	  done; \
-	  [ -n "$$found" ] || { echo "makelm needs Python 3.11 or newer with venv; found none" >&2; exit 1; }; \
+	  [ -n "$$found" ] || { echo "makelm needs Python 3.11 or newer with venv, and found none (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }; \
 	  echo "making .venv with the packages of uv.lock, with $$("$$found" --version)" && \
 	  "$$found" -m venv --clear .venv && \
 	  .venv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION); }

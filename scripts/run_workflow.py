@@ -36,7 +36,8 @@ TAIL_LINES = 15  # of Snakemake's own words, where nothing shorter says what wen
 # what builds nothing: a plan of Snakemake's own, and the targets that only look
 PLANNING = {"-n", "--dry-run", "--dryrun"}
 LOOKING = PLANNING | {"--unlock", "--lint", "--summary", "--report", "verify", "gc"}
-KILLED = r"died with <Signals\.(\w+)"  # in Snakemake's words
+FAILED_LOG = r"^Error in rule \w+:\n(?:    .*\n)*?    log: (\S+)"  # in Snakemake's words, as the next
+KILLED = r"died with <Signals\.(\w+)"
 HINTS = {  # of what probably killed a stage
     "SIGKILL": "; was there enough memory?",
     "SIGBUS": "; was a token file written to while it was read? Make a new file and give it the old one's name instead",
@@ -72,9 +73,18 @@ def main() -> None:
     sys.exit(closing_words(code, time.monotonic() - started, with_summary=not named))
 
 
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Prints to stdout, or to another stream; where its terminal or pipe is gone nobody hears, and the work goes on."""
+    stream = stream or sys.stdout
+    try:
+        print(text, file=stream, flush=True)
+    except OSError:  # what could not be written would be tried again at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def complain(line: str, code: int = USER) -> int:
     """Writes one line to stderr and returns the exit code."""
-    print(line, file=sys.stderr, flush=True)
+    say(line, sys.stderr)
     return code
 
 
@@ -151,7 +161,7 @@ def take(lock: TextIO) -> None:
         if stops:
             sys.exit(INTERRUPTED)
         if not said:
-            print(f"waiting for {LOCK.read_text().strip() or 'another make'}, which works in this folder", flush=True)
+            say(f"waiting for {LOCK.read_text().strip() or 'another make'}, which works in this folder")
             said = True
         time.sleep(0.2)
 
@@ -183,7 +193,7 @@ def end_orphans() -> None:
         except psutil.Error:
             continue
     if orphans:
-        print(f"waiting for {len(orphans)} stage(s) of a killed run to save and end", flush=True)
+        say(f"waiting for {len(orphans)} stage(s) of a killed run to save and end")
         psutil.wait_procs(orphans)
 
 
@@ -222,7 +232,7 @@ def snakemake(arguments: list[str], lock: TextIO) -> int:
     heard = 0
     while process.poll() is None:
         if len(stops) > heard:
-            print("stopping; stages save what they have", flush=True)
+            say("stopping; stages save what they have")
             heard = len(stops)
             told.clear()  # asked again, they end at once
         if stops:
@@ -251,11 +261,11 @@ def closing_words(code: int, seconds: float, with_summary: bool) -> int:
     words = LOG.read_text(errors="replace")
     if code == 0:
         if "Nothing to be done" in words:
-            print("nothing to do: what was asked for is there and up to date")
+            say("nothing to do: what was asked for is there and up to date")
             if with_summary:
                 print_summary(with_sample=False)
         elif re.search(r"^(local)?rule all:", words, re.MULTILINE):
-            print(f"done in {clock(seconds)}")
+            say(f"done in {clock(seconds)}")
             print_summary(with_sample=True)
         return DONE
     failed = failed_stages(words, begun=time.time() - seconds)
@@ -295,7 +305,7 @@ def failed_stages(words: str, begun: float) -> list[dict[str, Any]]:
     One that died before it had its log left nothing; what lies there then is older than `begun`, by time.time().
     """
     failures = []
-    for log in dict.fromkeys(re.findall(r"^Error in rule \w+:\n(?:    .*\n)*?    log: (\S+)", words, re.MULTILINE)):
+    for log in dict.fromkeys(re.findall(FAILED_LOG, words, re.MULTILINE)):
         found = left(Path(log))
         if found and error_file(Path(log)).stat().st_mtime >= begun:
             failures.append({**found, "log": log})
@@ -314,7 +324,9 @@ def own_words(words: str) -> str:
     killed = re.search(KILLED, words)
     rule = re.search(r"^Error in rule (\w+):", words, re.MULTILINE)
     if rule and killed:
-        return f"{rule[1]} was killed by {killed[1]}{HINTS.get(killed[1], '')}"
+        log = re.search(FAILED_LOG, words, re.MULTILINE)  # which may have a library's last words
+        where = f"\n  log: {log[1]}" if log else ""
+        return f"{rule[1]} was killed by {killed[1]}{HINTS.get(killed[1], '')}{where}"
     # what a stage said before it had its log
     early = re.findall(r"^    resources: .*\n((?:.+\n)+?)RuleException:", words, re.MULTILINE)
     if rule and early:
@@ -338,7 +350,7 @@ def print_summary(with_sample: bool) -> None:
         xz, after_train = own["xz_bits_per_byte"], own["xz_after_train_bits_per_byte"]
         beside = "" if xz is None else f"  (xz {xz:.3f}, xz after the training text {after_train:.3f})"
         lost = lossy.warning(lossy.lost_share(own))
-        print(
+        say(
             f"  {run:{width}}  {score(own['bits_per_byte'])} bits per byte{f' {lost}' if lost else ''}, "
             f"loss {score(own['validation_loss'])} nats per token{beside}"
         )
@@ -346,7 +358,7 @@ def print_summary(with_sample: bool) -> None:
             print_task(run, task)
     if with_sample:
         print_sample(ranking[0])
-    print(f"  report  {report.with_name('report.html')}")
+    say(f"  report  {report.with_name('report.html')}")
 
 
 def print_task(run: str, task: str) -> None:
@@ -358,16 +370,16 @@ def print_task(run: str, task: str) -> None:
         found.append(f"{name} none" if metric["value"] is None else f"{name} {metric['value']:.3f}{stderr}")
     common = scores["contamination"]
     seen = f", {common['share']:.1%} of its 13-grams seen in train" if common and common["ngrams"] else ""
-    print(f"    {task}  {', '.join(found)}  ({scores['documents']:,} documents{seen})")
+    say(f"    {task}  {', '.join(found)}  ({scores['documents']:,} documents{seen})")
 
 
 def print_sample(run: str) -> None:
     """Prints the beginning of a run's first sample, indented."""
     with Path(f"results/sample_model/{run}/samples.jsonl").open(encoding="utf-8") as file:
         sample = json.loads(file.readline())
-    print(f"  a sample of {run}:")
+    say(f"  a sample of {run}:")
     for line in visible(sample["prompt"] + sample["text"]).splitlines()[:SAMPLE_LINES]:
-        print(f"    | {line}")
+        say(f"    | {line}")
 
 
 if __name__ == "__main__":

@@ -283,11 +283,14 @@ def publish(
         if path.exists():
             shutil.copyfile(path, job.staging / path.name)
     (job.staging / "timings.jsonl").touch()  # training shorter than log_every has measured nothing
-    summary = summarize(job, trainer, identity, batches, published, measured)
+    rows = [json.loads(line) for line in (job.staging / "metrics.jsonl").read_text().splitlines()]
+    summary = summarize(job, trainer, identity, batches, rows, published, measured)
     (job.staging / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     loss, validation_loss = progress.score(summary["loss"]), progress.score(summary["validation_loss"])
     of = f" of step {published}" if "best" in state else ""
     job.say(f"loss {loss}, validation loss{of} {validation_loss} nats per token")
+    if rows and "best" not in state and (line := validation.past_the_best(rows)):
+        job.say(line)
     facts = {
         "identity": identity.name,
         "resumed_from": going_on.origin_facts(saved.folder),
@@ -303,12 +306,12 @@ def summarize(
     trainer: training.Trainer,
     identity: Identity,
     batches: Batches,
+    rows: list[dict],
     published: int,
     measured: dict[str, float] | None,
 ) -> dict:
-    """Returns what summary.json has of a training whose metrics are about to be published."""
+    """Returns what summary.json has of a training with these metrics."""
     settings = job.config.train
-    rows = [json.loads(line) for line in (job.staging / "metrics.jsonl").read_text().splitlines()]
     validated = measured or next(row for row in reversed(rows) if row["step"] == published)
     tokens = rows[-1]["tokens"] if rows else 0
     last = [row["loss"] for row in rows[-max(1, len(rows) // 20) :] if row["loss"] is not None]

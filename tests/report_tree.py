@@ -10,6 +10,7 @@ HOSTILE = "</script><img src=x onerror=alert(1)>&amp; \"'\x00\x1b[31m\r\u2028\ud
 RATES = {"small": 1e-3, "large": 5e-3}
 TOKENIZERS = {"tiny": "bpe", "web": "web_bpe"}  # corpus -> its tokenizer
 TASKS = {"asked": ["piqa", "own"]}  # run -> its tasks
+ADDRESS = f"https://a/{30 * 'b'}.txt"
 
 
 class Tree:
@@ -135,7 +136,7 @@ def two_corpora(folder: Path) -> Path:
     """Returns a results folder with two runs on each of two corpora that have different keys."""
     tree = Tree(folder / "results")
     tree.data()
-    tree.data("web", {"source": "url", "url": ["https://a/b.txt"], "clean": None})
+    tree.data("web", {"source": "url", "url": [ADDRESS], "clean": None})
     for number, corpus in enumerate(("tiny", "web")):
         for name, rate in RATES.items():
             tree.run(f"{corpus}-{name}", rate, steps(10), [sample()], (1.5, 0.25)[number] + rate, corpus)

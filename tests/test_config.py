@@ -61,6 +61,10 @@ def refusal(raw: dict) -> str:
         (b"a: 1\n# caf\xe9\n", ":2: byte 0xe9 is no UTF-8"),
         (b"a: 1\nb: '\x00'\n", ":2: special characters are not allowed, got U+0000"),
         (b"a: 2024-13-45\n", ": month must be in 1..12"),
+        (b"a: 1\nb: 0100\n", ":2: 0100 would be 64; write the number that you mean"),
+        (b"a: 1\nb: [1:30]\n", ":2: 1:30 would be 90; write the number that you mean"),
+        (b'a: 1\nb: "\\ud83d\\ude00"\n', ":2: U+D83D is half a character; write the character itself"),
+        (b"a:\n\tb: 1\n", "(while scanning for the next token); YAML wants spaces there, no tabs"),
     ],
 )
 def test_a_file_that_is_no_map_is_refused_with_the_line(tmp_path, data, expected):
@@ -68,7 +72,14 @@ def test_a_file_that_is_no_map_is_refused_with_the_line(tmp_path, data, expected
     path.write_bytes(data)
     with pytest.raises(UserError) as caught:
         configfile.read(path)
-    assert f"{path}{expected}" in str(caught.value) and "\n" not in str(caught.value)
+    assert str(caught.value).startswith(f"{path}:") and expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_numbers_that_everybody_reads_alike_are_taken(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("[0, -1, 1_000, 0x1F, 0.5, '0100', '1:30']".join(["{a: ", "}"]))
+    assert configfile.read(path) == {"a": [0, -1, 1000, 31, 0.5, "0100", "1:30"]}
 
 
 @pytest.mark.parametrize(
@@ -123,6 +134,7 @@ def test_the_default_is_valid_and_values_have_their_types():
         ("run.stdlib.model.zzz", 5, "run.stdlib.model: unknown key 'zzz'; known here: context_length, n_layers"),
         ("run.stdlib.train.optimizer.epz", 5, "run.stdlib.train.optimizer: unknown key 'epz'; did you mean 'eps'?"),
         ("corpsu", {}, "unknown key 'corpsu'; did you mean 'corpus'?"),
+        ("train", {}, "top level: unknown key 'train'; it belongs under run.<name>:"),
         ("corpus.stdlib.shard", 5, "corpus.stdlib: unknown key 'shard'; did you mean 'shards'?"),
         ("corpus.stdlib.source", "stdlip", "corpus.stdlib.source must be one of stdlib, local, url, huggingface"),
         (
@@ -227,6 +239,13 @@ def test_the_default_is_valid_and_values_have_their_types():
         ("runs", "stdlib", "runs: input should be a valid list"),
         ("runs", [{"stdlib": None}], "runs: expected names of runs, got {'stdlib': None}; leave out the colon"),
         ("runs", [["stdlib"]], "runs: expected names of runs, got ['stdlib']"),
+        ("runs", [False], "runs: expected names of runs, got False; put it in quotes"),
+        ("run.a", {"corpus": "stdlib"}, "run.a.tokenizer is missing; base: would take it from another run (and"),
+        (
+            f"run.{'a' * 201}",
+            {"base": "stdlib"},
+            f"run: a name has at most 200 characters, that of '{'a' * 40}'... has",
+        ),
         ("run.a", {"base": ["stdlib"]}, "run.a.base must be the name of a run, got ['stdlib']"),
         ("corpus.a", {"base": {}}, "corpus.a.base must be the name of a corpus, got {}"),
         ("run", None, "run must be a map of named entries, got None"),
@@ -367,6 +386,18 @@ def test_overrides_are_typed_and_checked_like_the_file():
     assert "did you mean 'steps'" in refusal({**DEFAULT, "set": "run.stdlib.train.step=5"})
     assert "expected key.key=value" in refusal({**DEFAULT, "set": "run.stdlib.train.steps"})
     assert "run.stdlib.cores.x: cores is no section" in refusal({**DEFAULT, "set": "run.stdlib.cores.x=5"})
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("run.stdlib.train.steps=0100", "set: run.stdlib.train.steps: cannot read '0100': 0100 would be 64; write"),
+        ("run.stdlib.tracking.project=2024-13-45", "cannot read '2024-13-45': month must be in 1..12"),
+    ],
+)
+def test_an_override_that_cannot_be_read_says_why(text, line):
+    with pytest.raises(UserError, match=line):
+        configfile.override({}, text)
 
 
 @pytest.mark.parametrize(

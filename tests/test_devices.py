@@ -30,7 +30,7 @@ def test_a_compiler_that_is_missing_is_installed_as_the_lock_file_has_it(monkeyp
     monkeypatch.setattr(devices, "simulated", lambda count: jax.devices())
     said = []
     devices.find(config.Hardware(devices=16, topology=topology, memory_gb=None, packages="cpu"), said.append)
-    assert said[0].endswith(f"which needs none: .venv/bin/uv sync --locked --inexact --extra {extra}")
+    assert said[0].endswith(f"without these devices, after: .venv/bin/uv sync --locked --inexact --extra {extra}")
 
 
 @pytest.mark.skipif(util.find_spec("libtpu") is None, reason="libtpu is not installed")

@@ -62,7 +62,9 @@ def test_it_serves_one_thread_at_a_time(small, monkeypatch):
 
 def test_without_the_package_or_a_pattern_it_knows_it_says_what_to_do(small, monkeypatch):
     monkeypatch.setitem(sys.modules, "gigatoken", None)
-    with pytest.raises(UserError, match=r"gigatoken is not installed; run uv sync --inexact --extra fast, or set it"):
+    with pytest.raises(
+        UserError, match=r"not installed; run \.venv/bin/uv sync --locked --inexact --extra fast, or set"
+    ):
         fast_encoder.FastEncoder(small)
     pretend(monkeypatch, small, "")
     with pytest.raises(UserError, match="does not know this tokenizer's pattern"):

@@ -47,6 +47,11 @@ def test_greedy_is_the_full_forward_pass_token_for_token(shared):
         assert written.finish_reason == "length" and written.text == "".join(TOKENS[i].decode() for i in written.ids)
 
 
+def test_more_alternatives_than_there_are_tokens_are_all_tokens(shared):
+    (written,) = generate(shared, PROMPTS[:1], [replace(GREEDY, max_new_tokens=1, logprobs=V + 5)])
+    assert sorted(token for token, _ in written.alternatives[0]) == list(range(V))
+
+
 def test_a_text_depends_on_its_options_and_not_on_its_neighbours_or_slot(shared):
     options = [
         replace(WARM, seed=1, top_p=0.8),

@@ -82,6 +82,12 @@ def test_page_needs_no_network_and_no_other_file(results):
     assert not re.search(r"url\((?!#)|@import|fetch\(|import\(", page)
 
 
+def test_without_a_script_nothing_is_told_of_curves_that_are_not_there(results):
+    page = report.page(read(results, "small"), "today")
+    assert re.search(r'id="controls" hidden>', page) and re.search(r'id="how" hidden>', page)
+    assert "<noscript>" in page
+
+
 def test_text_of_a_model_stays_text(results):
     page = report.page(read(results, "small"), "today")
     page.encode("utf-8")

@@ -116,5 +116,6 @@ def test_logprobs_are_those_of_the_model():
 
 def test_only_what_a_row_asks_for_is_needed():
     greedy = options(temperature=0, top_p=0.5)
-    assert sampling.needs([greedy]) == (False, False, False, 0)
-    assert sampling.needs([greedy, options(top_k=3, logprobs=2)]) == (True, True, False, 2)
+    assert sampling.needs([greedy], 5) == (False, False, False, 0)
+    assert sampling.needs([greedy, options(top_k=3, logprobs=2)], 5) == (True, True, False, 2)
+    assert sampling.needs([options(logprobs=9)], 5).alternatives == 5

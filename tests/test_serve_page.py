@@ -31,3 +31,7 @@ def test_fields_are_labelled_and_tell_what_is_wrong():
     } == (set(fields))
     for name in fields:
         assert f'<label for="{name}">' in page and f'id="{name}-wrong"' in page and f"{name}-about" in page
+
+
+def test_a_browser_that_runs_no_script_says_so():
+    assert "<noscript>" in pages.render("serve_page.html.j2", run="r").partition("<form")[0]

@@ -360,7 +360,9 @@ def test_a_row_that_cannot_be_asked_is_one_line_and_a_bug_of_ours_is_none(brough
 
 def test_without_lm_eval_one_line_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr(tasks.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="tasks need lm-eval, which is not installed: uv sync --inexact --extra eval"):
+    with pytest.raises(
+        UserError, match=r"lm-eval, which is not installed: \.venv/bin/uv sync --locked --inexact --extra eval"
+    ):
         tasks.check_installed()
 
 

@@ -52,3 +52,21 @@ def test_no_more_is_computed_at_a_time_than_a_part_of_a_step():
     held_out = validation.HeldOut.of_run(data, shape(context_length=16), settings, compute(accumulate=4))
     assert held_out.begin(trainer, {})()["validation_loss"] == 1 / 16
     assert computed == [2] * 5
+
+
+@pytest.mark.parametrize(
+    ("losses", "error", "step"),
+    [
+        ([3.5, 3.25, 3.0], 0.1, None),
+        ([3.5, 3.0, 3.15], 0.1, None),  # within its error
+        ([3.5, 3.0, None, 3.5], 0.1, 2),
+        ([3.5, 3.0, 3.5], None, 2),  # one window has no error
+        ([3.5, 3.0, None], None, None),
+        ([None, None], None, None),
+    ],
+)
+def test_a_loss_that_rose_again_is_said_with_where_it_was_least(losses, error, step):
+    rows = [{"step": n, "validation_loss": loss} for n, loss in enumerate(losses, 1)]
+    rows[-1]["validation_loss_sem"] = error
+    line = validation.past_the_best([{"step": 0}, *rows])
+    assert line.partition(" and rose")[0] == (f"the validation loss was least at step {step}, 3.000," if step else "")

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -213,15 +214,42 @@ def test_to_look_removes_nothing(built):
     page.write_bytes(content)
 
 
+def make_line(folder: Path, target: str, run: str) -> tuple[dict[str, str], list[str]]:
+    """Returns what `make TARGET RUN=...` runs first: what it sets in the environment, and Snakemake's arguments."""
+    words = ["make", "-n", "-o", ".venv/.ready", target, f"RUN={run}", f"ARGS=--configfile {TINY}"]
+    line = subprocess.run(words, cwd=folder, text=True, capture_output=True, check=True).stdout.splitlines()[0]
+    variable, *command = shlex.split(line)
+    return dict([variable.split("=")]), command[command.index("all") + 1 :]
+
+
 def test_make_tokenizer_asks_for_the_tokenizer_of_its_run_and_for_nothing_else(checkout):
-    (target,) = re.findall(
-        r"(?m)^\t@MAKELM_RUN=\$\(RUN\) \$\(WORKFLOW\) (\w+)", (checkout.folder / "Makefile").read_text()
-    )
-    words = ["-n", target, "--configfile", TINY]
-    code, text = planner.snakemake(words, checkout.folder, ENVIRONMENT | {"MAKELM_RUN": "tiny"})
-    assert code == 0 and set(re.findall(r"(?m)^rule (\w+):", text)) == {"download_corpus", "train_tokenizer", target}
-    code, text = planner.snakemake(words, checkout.folder, ENVIRONMENT | {"MAKELM_RUN": "tinny"})
+    variables, words = make_line(checkout.folder, "tokenizer", "tiny")
+    code, text = planner.snakemake(["-n", *words], checkout.folder, ENVIRONMENT | variables)
+    assert code == 0 and set(re.findall(r"(?m)^rule (\w+):", text)) == {
+        "download_corpus",
+        "train_tokenizer",
+        "tokenizer",
+    }
+
+
+@pytest.mark.parametrize("target", ["tokenizer", "plan", "train", "sample", "serve", "evaluate", "export"])
+def test_make_says_what_run_was_meant(checkout, target):
+    variables, words = make_line(checkout.folder, target, "tinny")
+    code, text = planner.snakemake(["-n", *words], checkout.folder, ENVIRONMENT | variables)
     assert code == 2 and "RUN: no run is called 'tinny'; did you mean 'tiny'?" in text
+
+
+def test_a_terminal_or_pipe_that_is_gone_changes_nothing_of_what_make_does():
+    read, write = os.pipe()
+    os.close(read)
+    code = (
+        "import run_workflow as make; make.say('stopping'); make.say('done'); raise SystemExit(make.complain('no', 75))"
+    )
+    words = [sys.executable, "-c", code]
+    environment = ENVIRONMENT | {"PYTHONPATH": str(Path(run_workflow.__file__).parent)}
+    done = subprocess.run(words, env=environment, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (75, "no\n")
 
 
 def test_one_stage_alone_says_nothing_of_a_report_that_other_runs_are_in(built):
@@ -234,6 +262,7 @@ def test_one_stage_alone_says_nothing_of_a_report_that_other_runs_are_in(built):
     [
         (("--config", "set=run.tiny.train.stepz=5"), "run.tiny.train: unknown key 'stepz'; did you mean 'steps'?"),
         (("--nonsense",), "unrecognized arguments: --nonsense"),
+        (("--cores", "0"), "--cores must be 1 or more, got 0; with none no job would ever start"),
         (
             ("results/train_model/none/manifest.json",),
             "nothing makes results/train_model/none/manifest.json; is its name",
@@ -344,12 +373,14 @@ def test_a_stage_that_fails_says_why_and_where_its_log_is(scratch):
             "SIGBUS: 7",
             "train_model was killed by SIGBUS; was a token file written to while it was read? Make a new file",
         ),
-        ("SIGSEGV: 11", "train_model was killed by SIGSEGV\n"),
+        ("SIGSEGV: 11", "train_model was killed by SIGSEGV\n  log: logs/train_model/tiny.log\n"),
     ],
 )
 def test_a_stage_that_was_killed_says_by_what(tmp_path, monkeypatch, capsys, name, line):
     monkeypatch.setattr(run_workflow, "LOG", tmp_path / "log.txt")
-    words = "Error in rule train_model:\n    message: None\nCalledProcessError: Command 'python' died with <Signals."
+    log = "logs/train_model/tiny.log (check log file(s) for error details)"
+    error = f"Error in rule train_model:\n    message: None\n    log: {log}\n"
+    words = f"{error}CalledProcessError: Command 'python' died with <Signals."
     run_workflow.LOG.write_text(f"{words}{name}>.\n")
     assert run_workflow.closing_words(1, 2.0, with_summary=False) == 1
     assert capsys.readouterr().err.startswith(line)

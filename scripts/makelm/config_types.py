@@ -36,7 +36,8 @@ Float = Annotated[float, BeforeValidator(number), Field(allow_inf_nan=False)]
 Positive = Annotated[Float, Field(gt=0)]
 NonNegative = Annotated[Float, Field(ge=0)]
 Fraction = Annotated[Float, Field(ge=0, le=1)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._=+-]*$")]  # also a folder's name
+# also a folder's name; file systems take 255 bytes, and logs are called after it
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._=+-]*$", max_length=200)]
 Text = Annotated[str, Field(min_length=1)]
 Seed = Annotated[Int, Field(ge=0, lt=2**32)]
 Repository = Annotated[str, Field(pattern=r"^[\w.-]+(/[\w.-]+)?$")]  # on the Hugging Face hub

@@ -30,8 +30,27 @@ RUN_SECTIONS = {
 }
 
 
+# of YAML 1.1: an octal number and one of base 60, which nobody means who writes 0100 or 1:30
+OTHER_BASE = re.compile(r"[-+]?(0[0-7_]+|[1-9][0-9_]*(:[0-5]?[0-9])+)")
+HALF = re.compile("[\ud800-\udfff]")  # of a character that UTF-16 and JSON's escapes write as two
+
+
 class Loader(yaml.SafeLoader):
-    """YAML of which each map has a key once: PyYAML drops all but the last, which may be a whole section."""
+    """YAML of which each map has a key once: PyYAML drops all but the last, which may be a whole section.
+
+    Refused too is what would be read as something that nobody means.
+    """
+
+    def compose_scalar_node(self, anchor: str | None) -> yaml.ScalarNode:
+        node = super().compose_scalar_node(anchor)
+        problem = ""
+        if node.tag == "tag:yaml.org,2002:int" and OTHER_BASE.fullmatch(node.value):
+            problem = f"{node.value} would be {self.construct_yaml_int(node)}; write the number that you mean"
+        elif half := HALF.search(node.value):
+            problem = f"U+{ord(half[0]):04X} is half a character; write the character itself"
+        if problem:
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return node
 
     def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -92,6 +111,7 @@ def read_text(text: str, path: Path | str) -> Any:
         line, begun = error.problem_mark.line + 1, error.context_mark
         since = f" that begins in line {begun.line + 1}" if begun and begun.line + 1 != line else ""
         context = f" ({error.context}{since})" if error.context else ""
+        context += "; YAML wants spaces there, no tabs" if "'\\t'" in error.problem else ""
         raise UserError(f"{path}:{line}: {error.problem}{context}") from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
@@ -131,8 +151,8 @@ def run_name(entry: Any) -> str:
     """Returns an entry of `runs:`. Raises UserError where it is no name."""
     if isinstance(entry, str):
         return entry
-    colon = "; leave out the colon" if isinstance(entry, dict) else ""
-    raise UserError(f"config: runs: expected names of runs, got {entry!r}{colon}")
+    advice = "; leave out the colon" if isinstance(entry, dict) else "; put it in quotes"
+    raise UserError(f"config: runs: expected names of runs, got {entry!r}{'' if isinstance(entry, list) else advice}")
 
 
 def override(raw: dict, text: str) -> None:
@@ -149,8 +169,9 @@ def override(raw: dict, text: str) -> None:
         place = section(raw, parents, f"set: {path}")
         try:
             place[last] = yaml.load(value, Loader)
-        except (yaml.YAMLError, ValueError) as error:  # ValueError: of what looks like a date and is none
-            raise UserError(f"config: set: {path}: cannot read {value!r}") from error
+        except (yaml.YAMLError, ValueError) as error:  # the second of what looks like a date and is none
+            problem = getattr(error, "problem", None) or first_line(error)
+            raise UserError(f"config: set: {path}: cannot read {value!r}: {problem}") from error
 
 
 def made_from_nothing(given: dict, raw: dict) -> set[tuple[str, str]]:
@@ -272,7 +293,8 @@ def problem_line(problem: dict) -> str:
         del path[tag : tag + 1]
     key = ".".join(path) or "top level"
     if problem["type"] == "missing":
-        return f"{key} is missing"
+        whole = len(path) == 3 and path[0] in ENTRIES
+        return f"{key} is missing{f'; base: would take it from another {path[0]}' if whole else ''}"
     if no_source:
         tag = "kind" if path[0] == "tokenizer" else "source"
         given = problem["input"].get(tag) if isinstance(problem["input"], dict) else problem["input"]
@@ -285,6 +307,9 @@ def problem_line(problem: dict) -> str:
     if path[-1:] == ["[key]"] and problem["type"] == "string_pattern_mismatch":
         rule = "a name begins with a letter or digit and goes on with those and ._=+-"
         return f"{'.'.join(path[:-2])}: {rule}, got {problem['input']!r}"
+    if path[-1:] == ["[key]"] and problem["type"] == "string_too_long":
+        name, most = problem["input"], problem["ctx"]["max_length"]
+        return f"{'.'.join(path[:-2])}: a name has at most {most} characters, that of {name[:40]!r}... has {len(name)}"
     if problem["type"] in ("model_type", "dict_type"):
         return f"{key} must be a map, got {problem['input']!r}"
     message = problem["msg"][0].lower() + problem["msg"][1:]
@@ -296,6 +321,8 @@ def hint(key: Any, known: list[str]) -> str:
     """Returns where a misspelt or misplaced key probably belongs, or what there is."""
     near = did_you_mean(str(key), known)
     home = next((name for name, keys in RUN_SECTIONS.items() if key in keys), None)
+    if "run" in known and key in Run.model_fields:  # at the top level
+        home = "run.<name>"
     if near or not home:
         return near or f"; known here: {', '.join(known)}"
     return f"; it belongs under {home}:"

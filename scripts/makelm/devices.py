@@ -55,7 +55,8 @@ def find(hardware: config.Hardware, say: Callable[[str], None]) -> Target:
             devices = topology(wanted, count)
             return Target(devices, "topology", devices[0].device_kind, known, package)
         extra = "cuda" if gpu else "tpu"  # as uv.lock has them: what pip installs may move JAX to another version
-        say(f"to compile the step for {wanted}, which needs none: .venv/bin/uv sync --locked --inexact --extra {extra}")
+        how = f".venv/bin/uv sync --locked --inexact --extra {extra}"
+        say(f"the step can be compiled for {wanted} without these devices, after: {how}")
     say(f"{count} devices are stated, here is {described(here)}: {METHODS['simulated']}")
     return Target(simulated(count), "simulated", wanted or "stated device", known)
 

@@ -30,7 +30,7 @@ class FastEncoder:
         except ImportError:
             raise UserError(
                 "tokenizer.encoder: gigatoken is not installed;"
-                " run uv sync --inexact --extra fast, or set it to tiktoken"
+                " run .venv/bin/uv sync --locked --inexact --extra fast, or set it to tiktoken"
             ) from None
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / tokenizer.FILE

@@ -244,7 +244,7 @@ class Engine:
     def looks(self, live: list[Slot]) -> tuple[int, int, Needs]:
         """Returns how a step is compiled: positions looked at, tokens of a chunk, and what its rows can ask for."""
         width = min(power(max(slot.length for slot in live), LEAST_LOOKED, 4), self.kept)
-        return width, self.chunk, sampling.needs([slot.options for slot in live])
+        return width, self.chunk, sampling.needs([slot.options for slot in live], self.skeleton.vocab_size)
 
     def took(self, started: float, shape: Hashable) -> bool:
         """Returns whether a call's time counts: the first one of a shape is spent on compiling."""

@@ -488,7 +488,7 @@
   openTarget();
   if (!runs.length) return;
   for (const option of [...form.elements.curve.options]) if (!runs.some((run) => run.curves[option.value])) option.remove();
-  form.hidden = false;
+  form.hidden = document.getElementById("how").hidden = false;
   listen();
   drawLegend();
   draw();

@@ -56,14 +56,14 @@ class Needs(NamedTuple):
     alternatives: int  # the most of any row
 
 
-def needs(options: list[Options]) -> Needs:
-    """Returns what these rows need."""
+def needs(options: list[Options], vocab_size: int) -> Needs:
+    """Returns what these rows need; no more alternatives than there are tokens."""
     drawn = [each for each in options if each.temperature > 0]
     return Needs(
         draws=bool(drawn),
         restricts=any((each.top_k, each.top_p, each.min_p) != (None, None, None) for each in drawn),
         penalizes=any(each.repetition_penalty is not None for each in options),
-        alternatives=max((each.logprobs for each in options), default=0),
+        alternatives=min(max((each.logprobs for each in options), default=0), vocab_size),
     )
 
 

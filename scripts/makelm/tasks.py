@@ -25,7 +25,7 @@ CODE, DATA = "task", "data"  # folders of a task that was brought here
 def check_installed() -> None:
     """Raises UserError where lm-eval is not there."""
     if util.find_spec("lm_eval") is None:
-        raise UserError("tasks need lm-eval, which is not installed: uv sync --inexact --extra eval")
+        raise UserError("tasks need lm-eval, which is not installed: .venv/bin/uv sync --locked --inexact --extra eval")
 
 
 def open_task(path: Path, changes: dict[str, Any]) -> Any:

@@ -11,6 +11,7 @@ from makelm import config, training
 from makelm.errors import UserError
 from makelm.loss import NONE
 from makelm.mixture import combined
+from makelm.progress import score
 from makelm.sources import Sources
 from makelm.stream import Stream
 
@@ -76,3 +77,19 @@ def windows(name: str, tokens: Sequence[np.ndarray], length: int, batch_size: in
     windows_WT = Stream(tokens).stretches(places * length, length + 1)
     missing = -len(windows_WT) % batch_size
     return np.concatenate([windows_WT, np.full((missing, length + 1), NONE, np.int32)])
+
+
+def past_the_best(rows: Sequence[Mapping]) -> str:
+    """Returns a line where the loss rose again by more than its error, as that of a small text gone through too often.
+
+    `rows` are the metrics of all steps; the last one is always validated.
+    """
+    losses = {row["step"]: row["validation_loss"] for row in rows if row.get("validation_loss") is not None}
+    last, error = rows[-1]["validation_loss"], rows[-1]["validation_loss_sem"]
+    step = min(losses, key=losses.__getitem__, default=0)
+    if last is None or last - losses[step] <= 2 * (error or 0):
+        return ""
+    return (
+        f"the validation loss was least at step {step:,}, {score(losses[step])}, and rose from there on:"
+        " fewer train.steps, more text or train.publish: best would do better"
+    )

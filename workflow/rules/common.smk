@@ -34,7 +34,7 @@ os.environ.setdefault(makelm_malloc.VARIABLE, makelm_malloc.TUNABLES)
 RAW = dict(config)
 # of keys that are too long for a command line; jobs of a cluster see it too, as all that Snakemake keeps
 LONG_KEYS = pathlib.Path(".snakemake/keys")
-NAMED_RUN = os.environ.get("MAKELM_RUN")  # by `make tokenizer`
+NAMED_RUN = os.environ.get("MAKELM_RUN")  # by the targets of make that are of one run
 LOCK_FILE = os.path.relpath(os.path.join(workflow.basedir, "uv.lock"))
 with open(LOCK_FILE) as lock_file:
     LOCK = lock_file.read()
@@ -44,6 +44,8 @@ try:
         for path in workflow.configfiles:
             # what Snakemake itself does not mind, such as a section that stands there twice
             makelm_configfile.read(pathlib.Path(path))
+        if (cores := workflow.resource_settings.cores) is not None and cores < 1:
+            raise makelm_errors.UserError(f"--cores must be 1 or more, got {cores}; with none no job would ever start")
     SETTINGS = makelm_configfile.load(RAW)
     SOURCES = makelm_source_files.of_corpora(SETTINGS)
     WEIGHTS = makelm_source_files.of_weights(SETTINGS)
