@@ -100,7 +100,7 @@ def test_a_key_that_stands_twice_drops_nothing_unsaid(tmp_path, text, where):
 
 
 def test_what_looks_like_a_date_and_is_none_is_one_line():
-    with pytest.raises(UserError, match=r"set: a\.b: cannot read '2026-13-01'$"):
+    with pytest.raises(UserError, match=r"set: a\.b: cannot read '2026-13-01': month must be"):
         configfile.override({}, "a.b=2026-13-01")
 
 

@@ -86,6 +86,6 @@ def test_a_line_of_times_counts_the_steps_that_were_done_meanwhile(monkeypatch, 
     settings = train(steps=10, log_every=every, checkpoint_every=100)
     stops = SimpleNamespace(ask=lambda long_ago: (None, False))
     started = loop.Loop(devices, settings, saved, observer, stops, 32)
-    started.run(None, 3, loop.Feed(lambda step: None, 3, 10), held_out)
+    started.run({}, 3, loop.Feed(lambda step: None, 3, 10), held_out)
     assert [line["step"] for line in lines] == steps
     assert {line["tokens_per_second"] for line in lines} == {32.0}
