@@ -66,11 +66,11 @@ def main() -> None:
     clear_stale_lock(sys.argv[1:], lock)
     if (LOOKING - PLANNING).isdisjoint(sys.argv[1:]):
         os.environ[whole.UNTRUE] = "forget" if PLANNING.isdisjoint(sys.argv[1:]) else "say"
-    started = time.monotonic()
+    started, before = time.monotonic(), records()
     code = snakemake(sys.argv[1:], lock)
     # where something is named, the report on all runs may be of another day
     named = any(word.startswith("results/") or word in {*LOOKING, "download", "tokenizer"} for word in sys.argv[1:])
-    sys.exit(closing_words(code, time.monotonic() - started, with_summary=not named))
+    sys.exit(closing_words(code, time.monotonic() - started, before, with_summary=not named))
 
 
 def say(text: str, stream: TextIO | None = None) -> None:
@@ -256,7 +256,7 @@ def stop(pid: int, told: set[int]) -> None:
 # ---- closing words
 
 
-def closing_words(code: int, seconds: float, with_summary: bool) -> int:
+def closing_words(code: int, seconds: float, before: dict[Path, int], with_summary: bool) -> int:
     """Says how it went and returns the exit code."""
     words = LOG.read_text(errors="replace")
     if code == 0:
@@ -268,8 +268,7 @@ def closing_words(code: int, seconds: float, with_summary: bool) -> int:
             say(f"done in {clock(seconds)}")
             print_summary(with_sample=True)
         return DONE
-    failed = failed_stages(words, begun=time.time() - seconds)
-    failures = sorted(failed, key=lambda failure: failure["exit_code"] == INTERRUPTED)
+    failures = sorted(failed_stages(words, before), key=lambda failure: failure["exit_code"] == INTERRUPTED)
     # killed where nothing listened yet: while the stage's Python starts
     early = not failures and set(re.findall(KILLED, words)) & {"SIGINT", "SIGTERM"}
     if stops or early or (failures and all(failure["exit_code"] == INTERRUPTED for failure in failures)):
@@ -299,15 +298,20 @@ def in_the_way(words: str) -> str:
     return f"{path} is in the way: a {'folder' if path.is_file() else 'file'} of that name is expected; remove it"
 
 
-def failed_stages(words: str, begun: float) -> list[dict[str, Any]]:
+def records() -> dict[Path, int]:
+    """Returns when what failed stages left beside their logs was written, by the clock of its file system."""
+    return {path: path.stat().st_mtime_ns for path in LOG.parent.rglob("*.error.json")}
+
+
+def failed_stages(words: str, before: dict[Path, int]) -> list[dict[str, Any]]:
     """Returns what the stages that failed in this run left behind: stage, line, exit code and log.
 
-    One that died before it had its log left nothing; what lies there then is older than `begun`, by time.time().
+    One that died before it had its log left nothing; what lies there then was there `before`.
     """
     failures = []
     for log in dict.fromkeys(re.findall(FAILED_LOG, words, re.MULTILINE)):
-        found = left(Path(log))
-        if found and error_file(Path(log)).stat().st_mtime >= begun:
+        found, place = left(Path(log)), error_file(Path(log))
+        if found and before.get(place) != place.stat().st_mtime_ns:
             failures.append({**found, "log": log})
     return failures
 

@@ -382,11 +382,11 @@ def test_a_stage_that_was_killed_says_by_what(tmp_path, monkeypatch, capsys, nam
     error = f"Error in rule train_model:\n    message: None\n    log: {log}\n"
     words = f"{error}CalledProcessError: Command 'python' died with <Signals."
     run_workflow.LOG.write_text(f"{words}{name}>.\n")
-    assert run_workflow.closing_words(1, 2.0, with_summary=False) == 1
+    assert run_workflow.closing_words(1, 2.0, {}, with_summary=False) == 1
     assert capsys.readouterr().err.startswith(line)
     for signal in ("SIGINT: 2", "SIGTERM: 15"):
         run_workflow.LOG.write_text(f"{words}{signal}>.\n")
-        assert run_workflow.closing_words(1, 2.0, with_summary=False) == 75
+        assert run_workflow.closing_words(1, 2.0, {}, with_summary=False) == 75
         assert capsys.readouterr().err == "interrupted; run make again to go on\n"
 
 
@@ -394,14 +394,13 @@ def test_a_stage_whose_line_was_lost_to_a_full_disk_shows_the_end_of_snakemakes_
     monkeypatch.setattr(run_workflow, "LOG", tmp_path / "log.txt")
     (tmp_path / "stage.error.json").touch()
     run_workflow.LOG.write_text(f"Error in rule train_model:\n    log: {tmp_path}/stage.log (check log file)\n")
-    assert run_workflow.closing_words(1, 2.0, with_summary=False) == 1
+    assert run_workflow.closing_words(1, 2.0, {}, with_summary=False) == 1
     assert capsys.readouterr().err.startswith("Error in rule train_model:")
 
 
 def test_a_stage_that_cannot_start_shows_why_and_not_how_it_ended_before(scratch):
     before = scratch.folder / "logs/sample_model/tiny.error.json"
     before.write_text('{"stage": "sample_model tiny", "line": "of yesterday", "exit_code": 2, "inputs": null}')
-    os.utime(before, (1, 1))
     with scratch.edited("scripts/sample_model.py", r"(?m)^import ", "raise SystemError('at once')\n\\g<0>"):
         done = scratch.make()
     before.unlink()
