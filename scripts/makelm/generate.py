@@ -33,6 +33,7 @@ LEAST_READ, LEAST_LOOKED = 16, 256  # positions; fewer are filled up
 
 FinishReason = Literal["end_of_text", "stop", "length"]
 Alternatives = tuple[tuple[int, float], ...]  # the likeliest ids with their log-probabilities
+NOT_FINITE = "the model's logits are not finite; train it again with lower learning rates"
 
 
 @dataclass(frozen=True)
@@ -259,7 +260,7 @@ class Engine:
         slot, reason = self.slots[number], None
         for token, logprob, others, values in zip(ids_C, logprobs_C, others_CA, values_CA, strict=True):
             if not isfinite(logprob):
-                raise UserError("the model's logits are not finite; train it again with lower learning rates")
+                raise UserError(NOT_FINITE)
             slot.length += 1
             slot.written += 1
             self.speed.written += 1

@@ -45,22 +45,31 @@ class Names:
 class Choice:
     """One text as its client gets it: all of it, or part after part."""
 
-    def __init__(self, index: int, names: Names, logprobs: bool, begins: str):
-        """`begins` is what stands before the text that is written."""
+    def __init__(
+        self, index: int, names: Names, logprobs: bool, begins: str, prompt: list[tuple[int, str]] | None = None
+    ):
+        """`begins` is what stands before the text that is written; where the `prompt` is scored, its ids and their
+        texts do.
+        """
         self.index, self.names, self.with_logprobs, self.begins = index, names, logprobs, begins
+        self.prompt = prompt  # until its scores have come, which are the first piece
         self.texts = TokenTexts(names.tokens)
         self.waiting: list[tuple] = []  # tokens that are not given yet: id, log-probability, alternatives
         self.count = self.offset = 0  # tokens, characters of the text
 
     def part(self, pieces: Sequence[Piece]) -> dict | None:
         """Returns what pieces add to it, or None where that is nothing."""
-        reason = pieces[-1].finish_reason
+        reason, scored, begun = pieces[-1].finish_reason, [], []
+        if self.prompt is not None:
+            scored, begun = self.take_prompt(pieces[0])
+            pieces = pieces[1:]
         ids = [token for piece in pieces for token in piece.ids]
         self.count += len(ids)
         for piece in pieces:
             self.waiting += zip(piece.ids, piece.logprobs, piece.alternatives, strict=True)
         texts = self.texts.take(ids, "".join(piece.text for piece in pieces), last=reason is not None)
-        given, self.waiting = self.waiting[: len(texts)], self.waiting[len(texts) :]
+        given, self.waiting = scored + self.waiting[: len(texts)], self.waiting[len(texts) :]
+        texts = begun + texts
         if not texts and reason is None:
             return None
         begins, self.begins = self.begins, ""
@@ -71,17 +80,31 @@ class Choice:
             "finish_reason": REASONS[reason],
         }
 
+    def take_prompt(self, scores: Piece) -> tuple[list[tuple], list[str]]:
+        """Returns the prompt's tokens as `waiting` has them, and their texts."""
+        first = len(scores.logprobs) - len(self.prompt)  # what the server itself put there is not shown
+        ids, texts = [token for token, _ in self.prompt], [text for _, text in self.prompt]
+        self.prompt = None
+        return list(zip(ids, scores.logprobs[first:], scores.alternatives[first:], strict=True)), texts
+
     def describe(self, tokens: list[tuple], texts: list[str]) -> dict:
-        """Returns the log-probabilities of tokens and their alternatives; offsets count from the text's beginning."""
-        offsets, likely = [], []
+        """Returns the log-probabilities of tokens and their alternatives, null where nothing stands before a token.
+
+        Offsets count from the text's beginning.
+        """
+        offsets, logprobs, likely = [], [], []
         for (token, logprob, alternatives), text in zip(tokens, texts, strict=True):
             offsets.append(self.offset)
             self.offset += len(text)
+            if logprob is None:
+                logprobs.append(None)
+                likely.append(None)
+                continue
             others: dict[str, float] = {}
             for other, value in (*alternatives, (token, logprob)):
                 others.setdefault(self.names(other), max(value, LOWEST))
+            logprobs.append(max(logprob, LOWEST))
             likely.append(others)
-        logprobs = [max(logprob, LOWEST) for _, logprob, _ in tokens]
         return {"tokens": texts, "token_logprobs": logprobs, "top_logprobs": likely, "text_offset": offsets}
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from math import ceil
 
 from makelm.generate import LEAST_READ, Engine, Piece, Slot
+from makelm.prompt_scores import PromptScorer
 from makelm.sampling import Needs, Options
 from makelm.serving_errors import ApiError
 from makelm.serving_metrics import Metrics
@@ -21,6 +22,7 @@ from makelm.serving_requests import ALTERNATIVES
 
 CHUNK = 8  # tokens between two looks: people see each, and who leaves frees a slot
 READS = 4  # prompts between two chunks, at most: those who are being written to wait meanwhile
+NO_SLOT = -1  # of what is said of a prompt
 LATEST = 30  # texts that ended; how soon slots become free is reckoned from them
 LONGEST_WAIT = 30  # seconds that a client is told to wait, at most
 
@@ -29,11 +31,15 @@ class SteadyEngine(Engine):
     """An engine whose every step is the same program, whoever else is there: so a text's bits are its own too."""
 
     def looks(self, live: list[Slot]) -> tuple[int, int, Needs]:
-        likeliest = min(ALTERNATIVES, self.skeleton.vocab_size)
-        return self.kept, self.chunk, Needs(draws=True, restricts=True, penalizes=True, alternatives=likeliest)
+        return self.kept, self.chunk, Needs(draws=True, restricts=True, penalizes=True, alternatives=self.alternatives)
+
+    @property
+    def alternatives(self) -> int:
+        """Returns how many there are beside each token."""
+        return min(ALTERNATIVES, self.skeleton.vocab_size)
 
     def warm_up(self) -> None:
-        """Compiles all there is to compile: a prompt of each size, and a step."""
+        """Compiles all that every text needs: a prompt of each size, and a step."""
         options, size = Options(max_new_tokens=1, temperature=0), LEAST_READ
         longest = self.length - (self.skeleton.shape.positions.kind == "learned")
         while True:
@@ -87,6 +93,7 @@ class Text:
     options: Options
     answer: Answer
     number: int  # among those of the answer
+    scored: bool  # whether it begins with what its prompt costs
     asked: float = field(default_factory=time.monotonic)
     begun: float = 0.0
     first: float = 0.0  # when its first tokens came
@@ -101,6 +108,7 @@ class Writer(threading.Thread):
         """`queue` are the texts that may wait."""
         super().__init__(name="writer", daemon=True)
         self.engine, self.queue, self.metrics, self.say = engine, queue, metrics, say
+        self.scorer, self.compiling = PromptScorer(engine, engine.alternatives), asyncio.Lock()
         self.changed = threading.Condition()
         self.waiting: deque[Text] = deque()
         self.live: dict[int, Text] = {}  # by slot; the thread's own
@@ -116,12 +124,18 @@ class Writer(threading.Thread):
         self.loop = asyncio.get_running_loop()
         self.start()
 
-    def ask(self, texts: list[tuple[list[int], Options]]) -> tuple[Answer, list[Text]]:
+    async def prepare(self, prompts: list[list[int]]) -> None:
+        """Compiles what scores these prompts, beside the thread: texts are written on meanwhile."""
+        if self.scorer.missing(prompts):
+            async with self.compiling:
+                await asyncio.to_thread(self.scorer.compile, self.scorer.missing(prompts))
+
+    def ask(self, texts: list[tuple[list[int], Options]], scored: bool = False) -> tuple[Answer, list[Text]]:
         """Puts texts, prompts' ids and options, into the queue. Raises ApiError where there is no room."""
         if self.state in ("dead", "stopped"):
             raise self.gone()
         answer = Answer(len(texts))
-        found = [Text(ids, options, answer, number) for number, (ids, options) in enumerate(texts)]
+        found = [Text(ids, options, answer, number, scored) for number, (ids, options) in enumerate(texts)]
         with self.changed:
             if len(self.waiting) + len(found) > self.queue:
                 raise self.full(len(self.waiting) + len(found) - self.queue)
@@ -149,6 +163,11 @@ class Writer(threading.Thread):
             for text in texts:
                 text.dropped = True
             self.waiting = deque(text for text in self.waiting if not text.dropped)
+
+    def begin_answer(self, text: Text, prompt: Piece) -> None:
+        """Gives a request what its prompt costs, or an end without a token."""
+        if text.answer in self.answers:
+            text.answer.take(text.number, prompt)
 
     def hand_over(self, pieces: list[tuple[Text, Piece]]) -> None:
         """Gives the requests what came to their texts."""
@@ -217,14 +236,31 @@ class Writer(threading.Thread):
 
     def let_in(self) -> None:
         """Reads the next prompts."""
-        for _ in range(min(READS, len(self.engine.free))):
-            with self.changed:
-                if not self.waiting:
-                    return
-                text = self.waiting.popleft()
+        for _ in range(READS):
+            text = self.next_text()
+            if text is None:
+                return
             text.begun = time.monotonic()
+            self.read(text)
+
+    def next_text(self) -> Text | None:
+        """Returns the next text out of the queue, where it finds a slot or, with no token to write, needs none."""
+        with self.changed:
+            ready = self.waiting and (self.engine.free or not self.waiting[0].options.max_new_tokens)
+            return self.waiting.popleft() if ready else None
+
+    def read(self, text: Text) -> None:
+        """Reads a prompt: to score it, to write on from it, or both."""
+        writes = text.options.max_new_tokens > 0
+        logprobs, alternatives = self.scorer(text.ids) if text.scored else ([], [])
+        if writes:
             self.live[self.engine.admit(text.ids, text.options)] = text
+        if text.scored or writes:
             self.metrics.read.inc(len(text.ids))
+        if text.scored or not writes:
+            kept = [each[: text.options.logprobs] for each in alternatives]
+            prompt = Piece(NO_SLOT, [], "", logprobs, kept, None if writes else "length")
+            self.tell(self.begin_answer, text, prompt)
 
     def write(self) -> None:
         """Writes a chunk and sends off what came."""

@@ -34,17 +34,19 @@ class Reply:
     def __init__(self, service: Service, asked: Asked, request: Request):
         self.service, self.asked, self.request = service, asked, request
         names, name = Names(service.encoding), f"cmpl-{request.state.id}"
-        per_prompt = len(asked.options)
         choices = [
-            Choice(index, names, asked.logprobs is not None, asked.echoes[index // per_prompt])
-            for index in range(len(asked.prompts) * per_prompt)
+            Choice(len(asked.options) * number + own, names, asked.logprobs is not None, echo, shown)
+            for number, (echo, shown) in enumerate(zip(asked.echoes, asked.shown, strict=True))
+            for own in range(len(asked.options))
         ]
         self.completion = Completion(name, service.id, choices, sum(map(len, asked.prompts)), asked.usage)
         self.started = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         wanted = [(prompt, options) for prompt in self.asked.prompts for options in self.asked.options]
-        answer, texts = self.service.writer.ask(wanted)
+        if self.asked.scored:
+            await self.service.writer.prepare(self.asked.prompts)
+        answer, texts = self.service.writer.ask(wanted, self.asked.scored)
         write = self.stream if self.asked.stream else self.whole
         try:
             async with asyncio.timeout(self.service.limits.seconds):

@@ -15,6 +15,7 @@ from makelm.errors import UserError
 from makelm.generate import Options
 from makelm.model import Skeleton
 from makelm.serving_errors import ApiError
+from makelm.text_stream import TokenTexts
 from makelm.tokenizer import Tokenizer
 
 ALTERNATIVES = 5  # beside each token, at most
@@ -44,7 +45,7 @@ class Body(Section):
 
     model: str | None = None
     prompt: str | Some[str] | Some[Id] | Some[Some[Id]] | None = None  # null: the beginning of a document
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: Annotated[int, Field(ge=0)] | None = None
     n: Annotated[int, Field(ge=1, le=CHOICES)] | None = None
     temperature: Temperature | None = None
     top_p: TopP | None = None
@@ -74,7 +75,9 @@ class Asked:
     prompts: list[list[int]]
     options: list[Options]  # of each choice of a prompt
     logprobs: int | None
-    echoes: list[str]  # what the text of each prompt's choices begins with
+    scored: bool  # whether it is said what the prompts' tokens cost
+    echoes: list[str]  # what the text of each prompt's choices begins with, where that is not scored
+    shown: list[list[tuple[int, str]] | None]  # of each prompt that is scored: ids and their texts
     stream: bool
     usage: bool  # whether a stream ends with how many tokens there were
 
@@ -133,8 +136,6 @@ def check(body: Body) -> None:
         raise ApiError(
             400, "best_of is not supported: n texts are written and all returned", "best_of", "unsupported_parameter"
         )
-    if body.echo and body.logprobs is not None:
-        raise ApiError(400, "echo together with logprobs is not supported", "echo", "unsupported_parameter")
     if body.stream_options and not body.stream:
         raise ApiError(400, "stream_options is for stream: true only", "stream_options", "invalid_value")
     if body.truncate_prompt_tokens == 0:
@@ -155,10 +156,13 @@ def asked(body: Body, encoding: Tokenizer, skeleton: Skeleton, limits: Limits) -
         message = f"{param}: {texts:,} texts at once (prompts times n); at most {limits.queue:,} here"
         raise ApiError(400, message, param, "invalid_value")
     found = [ids_of(prompt, encoding, skeleton, new, last) for prompt in given]
-    echoes = [prompt if isinstance(prompt, str) else encoding.decode(prompt) for prompt in given]
     usage = bool(body.stream_options and body.stream_options.include_usage)
-    quiet = [""] * len(found)
-    return Asked(found, options, body.logprobs, echoes if body.echo else quiet, bool(body.stream), usage)
+    scored, echoes, shown = bool(body.echo) and body.logprobs is not None, [""] * len(found), [None] * len(found)
+    if scored:
+        shown = [shown_of(*each, encoding) for each in zip(given, found, strict=True)]
+    elif body.echo:
+        echoes = [prompt if isinstance(prompt, str) else encoding.decode(prompt) for prompt in given]
+    return Asked(found, options, body.logprobs, scored, echoes, shown, bool(body.stream), usage)
 
 
 def options_of(body: Body, usual: int) -> list[Options]:
@@ -217,6 +221,13 @@ def ids_of(prompt: str | list[int], encoding: Tokenizer, skeleton: Skeleton, new
     if learned and len(ids) + new > context:
         raise too_long(f"{len(ids):,} tokens and max_tokens are {new:,}", context)
     return ids
+
+
+def shown_of(prompt: str | list[int], ids: list[int], encoding: Tokenizer) -> list[tuple[int, str]]:
+    """Returns the ids of a prompt and their texts, without what the server itself put before a text."""
+    if isinstance(prompt, str) and ids[0] == encoding.first:  # no text becomes a special token
+        ids = ids[1:]
+    return list(zip(ids, TokenTexts(encoding.tokens).take(ids, encoding.decode(ids), last=True), strict=True))
 
 
 def too_long(what: str, context: int) -> ApiError:

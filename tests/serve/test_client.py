@@ -105,6 +105,23 @@ def test_token_ids_and_echo(client):
     assert "".join(chunk.choices[0].text for chunk in ask(client, echo=True, stream=True)) == PROMPT + text
 
 
+def test_a_prompt_is_scored(client):
+    ids = [serving.encoding.first, *serving.encoding.encode(PROMPT)]
+    text = ask(client, logprobs=2).choices[0]
+    for prompt, shown in ((PROMPT, ids[1:]), (ids, ids)):
+        found = ask(client, prompt=prompt, logprobs=2, echo=True).choices[0]
+        assert found.text == PROMPT + text.text == "".join(found.logprobs.tokens)
+        assert found.logprobs.token_logprobs[len(shown) :] == text.logprobs.token_logprobs
+        costs = found.logprobs.token_logprobs[: len(shown)]
+        assert [each is None for each in costs] == [prompt is ids] + [False] * (len(shown) - 1)
+        unwritten = ask(client, prompt=prompt, logprobs=2, echo=True, max_tokens=0)
+        assert unwritten.choices[0].logprobs.token_logprobs == costs and unwritten.choices[0].text == PROMPT
+        assert unwritten.usage.prompt_tokens == len(ids) and unwritten.usage.completion_tokens == 0
+    streamed = [chunk.choices[0] for chunk in ask(client, prompt=ids, logprobs=2, echo=True, stream=True)]
+    assert streamed[0].logprobs.token_logprobs[: len(ids)] == costs
+    assert "".join(each.text for each in streamed) == PROMPT + text.text
+
+
 def test_errors_are_the_clients_own(client, served):
     for keys, kind, param in [
         ({"model": "gpt-4"}, openai.NotFoundError, "model"),

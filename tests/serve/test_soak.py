@@ -25,7 +25,7 @@ def question(number: int) -> dict:
     """Returns one of the questions, each with other options."""
     rng = random.Random(number)
     text = "".join(rng.choices("abcdef \n\té😀", k=rng.randrange(60)))
-    body = {"model": "small", "prompt": text, "max_tokens": rng.choice([1, 7, 8, 30, 90, 200]), "seed": number}
+    body = {"model": "small", "prompt": text, "max_tokens": rng.choice([0, 1, 7, 8, 30, 90, 200]), "seed": number}
     body |= {"temperature": rng.choice([0, 0.5, 1, 1.5]), "stream": bool(rng.getrandbits(1))}
     more = {
         "top_k": 5,
@@ -34,6 +34,7 @@ def question(number: int) -> dict:
         "repetition_penalty": 1.3,
         "logprobs": 5,
         "n": 2,
+        "echo": True,
         "stop": ["a", "\ufffd "],
     }
     return body | {key: value for key, value in more.items() if rng.random() < 0.4}
