@@ -13,7 +13,7 @@ from questions import ROWS, TASKS, requests, scorer_of, weights_of, write_task
 from test_prompts import encoding
 from test_serving import MODEL, Served, asked, engine
 
-from makelm import prompt_scores, tasks
+from makelm import prompt_scores, task_scores, tasks
 from makelm.config_asking import Asking, TaskSource
 from makelm.generate import NOT_FINITE, Options, generate
 from makelm.model import Skeleton
@@ -259,7 +259,7 @@ def test_a_whole_task_has_the_same_scores(name, served, stage, tmp_path):
 
     def scores(model) -> tuple:
         asking = Asking(num_fewshot=None, limit=None, logprobs=True)
-        found, answers = tasks.ask(tasks.open_brought(tmp_path, facts, tmp_path), model, asking)
+        found, answers = task_scores.ask(tasks.open_brought(tmp_path, facts, tmp_path), model, asking)
         return found["metrics"], [each["metrics"] for each in answers], found["documents"]
 
     ours, theirs = scores(stage), scores(Api(served.port, batch_size=3))
