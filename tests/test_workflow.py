@@ -217,7 +217,10 @@ def test_to_look_removes_nothing(built):
 def make_line(folder: Path, target: str, run: str) -> tuple[dict[str, str], list[str]]:
     """Returns what `make TARGET RUN=...` runs first: what it sets in the environment, and Snakemake's arguments."""
     words = ["make", "-n", "-o", ".venv/.ready", target, f"RUN={run}", f"ARGS=--configfile {TINY}"]
-    line = subprocess.run(words, cwd=folder, text=True, capture_output=True, check=True).stdout.splitlines()[0]
+    # not as a part of the make that runs the tests, which would say what folder it enters
+    alone = {name: value for name, value in os.environ.items() if name not in ("MAKELEVEL", "MAKEFLAGS", "MFLAGS")}
+    done = subprocess.run(words, cwd=folder, env=alone, text=True, capture_output=True, check=True)
+    line = done.stdout.splitlines()[0]
     variable, *command = shlex.split(line)
     return dict([variable.split("=")]), command[command.index("all") + 1 :]
 
