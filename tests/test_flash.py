@@ -54,8 +54,7 @@ def test_splash_attention_and_its_gradients_are_those_of_attention(length, maske
         np.testing.assert_allclose(gradient, want, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("how", [{}, {"scan_layers": True, "remat": True}], ids=["plain", "scanned, recomputed"])
-def test_splash_attention_on_a_mesh_gives_the_models_gradients(how):
+def test_splash_attention_on_a_mesh_gives_the_models_gradients():
     model = shape(context_length=128, mask_documents=True)
     mesh = sharding.make_mesh(config.Mesh(data=2, fsdp=2, tensor=2), jax.devices())
     parameters = random_parameters(model, V)
@@ -70,7 +69,7 @@ def test_splash_attention_on_a_mesh_gives_the_models_gradients(how):
     )
 
     def gradients(kernel: str):
-        compute = config.Compute(**COMPUTE | how | {"attention": kernel})
+        compute = config.Compute(**COMPUTE | {"attention": kernel, "scan_layers": True, "remat": True})
         skeleton = Skeleton(model, V, END, mesh)
         return jax.jit(lambda p, w: batch_gradients(skeleton, p, w, compute, 0.0, jax.random.key(0)))(
             parameters, windows_BT

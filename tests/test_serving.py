@@ -418,12 +418,12 @@ def test_a_full_queue_says_when_to_come_again_and_who_leaves_frees_slots(served,
 
 def test_time_that_is_up_and_an_engine_that_dies_are_told():
     slow, chunks = engine(1), threading.Semaphore(0)
-    made = Served(slow, limits=replace(LIMITS, seconds=5))
+    made = Served(slow, limits=replace(LIMITS, seconds=3))
     made.until("ready")
     write, long = slow.step, {"prompt": [1], "max_tokens": 500, "temperature": 0}
     slow.step = lambda: (any(slow.slots) and chunks.acquire(), write())[1]  # as many as it may
     status, message, code, headers = made.error("/v1/completions", long)
-    assert (status, code, headers["x-should-retry"]) == (504, "timeout", "false") and "not done after 5 s" in message
+    assert (status, code, headers["x-should-retry"]) == (504, "timeout", "false") and "not done after 3 s" in message
     chunks.release(2)  # the one that was left, and one
     content = made.ask("/v1/completions", long | {"stream": True})[2].decode()
     *parts, end, _ = content.split("\n\n")

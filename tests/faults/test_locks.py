@@ -18,6 +18,9 @@ import pytest
 from makelm import closure, locks
 from makelm.errors import Interrupted
 
+if "MAKELM_FAULTS" not in os.environ:
+    pytest.skip("takes a while: make test-faults", allow_module_level=True)
+
 BEAT, DEAD = 0.1, 1.0
 
 # takes a lock as a process of the machine argv[2], says so, and holds it until a line comes
