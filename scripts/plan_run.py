@@ -29,8 +29,8 @@ def plan_run(job: cli.Job) -> None:
     """Writes the plan of a run."""
     vocab_size, settings = vocabulary(job), job.config
     target = devices.find(settings.hardware, job.say)
-    if target.how == "here" and (lost := unused_gpus.advice(target.devices[0].platform)):
-        job.say(lost)
+    if target.how == "here" and (advice := unused_gpus.advice(target.devices[0].platform)):
+        job.say(advice)
     mesh = sharding.make_mesh(settings.mesh, target.devices)
     compute = settings.compute
     if target.how == "simulated":  # CPUs, simulated ones too, have no such kernel

@@ -22,7 +22,7 @@ from typing import Any, TextIO
 import psutil
 
 from makelm import configfile, lossy, whole
-from makelm.errors import DONE, FAILED, INTERRUPTED, USER, UserError, error_file, left
+from makelm.errors import DONE, FAILED, INTERRUPTED, LEFT, USER, UserError, error_file, left
 from makelm.pages import visible
 from makelm.progress import clock, forgive, score
 
@@ -300,7 +300,7 @@ def in_the_way(words: str) -> str:
 
 def records() -> dict[Path, int]:
     """Returns when what failed stages left beside their logs was written, by the clock of its file system."""
-    return {path: path.stat().st_mtime_ns for path in LOG.parent.rglob("*.error.json")}
+    return {path: path.stat().st_mtime_ns for path in LOG.parent.rglob(f"*{LEFT}")}
 
 
 def failed_stages(words: str, before: dict[Path, int]) -> list[dict[str, Any]]:

@@ -113,8 +113,8 @@ def train(job: cli.Job) -> None:
     sharding.check_devices(job.config.hardware, jax.devices())
     mesh = sharding.make_mesh(job.config.mesh, jax.devices())
     trainer = training.make_trainer(shape, settings, job.config.compute, data.vocab_size, data.end_of_text, mesh)
-    if lost := unused_gpus.advice(jax.default_backend()):
-        job.say(lost)
+    if advice := unused_gpus.advice(jax.default_backend()):
+        job.say(advice)
     begin = beginning(job, trainer, data)
     if processes.leads():
         shard_checks.check(job, data.folders.values(), ("train", "valid"))
@@ -312,7 +312,7 @@ def summarize(
 ) -> dict:
     """Returns what summary.json has of a training with these metrics."""
     settings = job.config.train
-    validated = measured or next(row for row in reversed(rows) if row["step"] == published)
+    validated = measured or rows[published - 1]
     tokens = rows[-1]["tokens"] if rows else 0
     last = [row["loss"] for row in rows[-max(1, len(rows) // 20) :] if row["loss"] is not None]
     return {

@@ -79,10 +79,8 @@ def test_what_the_server_itself_puts_before_a_text_is_not_shown():
 
 @pytest.fixture(scope="module")
 def served():
-    made = Served(engine())
-    made.until("ready")
-    yield made
-    made.stop()
+    with Served(engine()) as made:
+        yield made
 
 
 def answer(served, **keys) -> dict:

@@ -237,7 +237,7 @@ def test_a_steady_engine_has_one_program_for_a_step_and_one_for_each_size_of_pro
 
 
 class Served:
-    """A server in this process."""
+    """A server in this process; as a context it is ready in it and stopped after it."""
 
     def __init__(self, own: SteadyEngine, **how):
         self.lines: list[str] = []
@@ -277,6 +277,13 @@ class Served:
         assert set(found) == {"message", "type", "param", "code"} and sent["x-request-id"]
         return status, found["message"], found["code"], sent
 
+    def __enter__(self) -> "Served":
+        self.until("ready")
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.stop()
+
     def until(self, state: str) -> None:
         while self.writer.state != state:
             time.sleep(0.01)
@@ -290,19 +297,15 @@ class Served:
 
 @pytest.fixture(scope="module")
 def served():
-    made = Served(engine())
-    made.until("ready")
-    yield made
-    made.stop()
+    with Served(engine()) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
 def guarded():
     """A server with a token, and a page of another origin that may ask."""
-    made = Served(engine(1), token="hush", hosts=None, origins=("https://a.example",))
-    made.until("ready")
-    yield made
-    made.stop()
+    with Served(engine(1), token="hush", hosts=None, origins=("https://a.example",)) as made:
+        yield made
 
 
 def test_models_and_health_are_told(served):

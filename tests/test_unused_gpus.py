@@ -10,7 +10,7 @@ def test_a_gpu_that_jax_has_no_packages_for_is_said(tmp_path, monkeypatch, node)
     monkeypatch.delenv("JAX_PLATFORMS", raising=False)
     monkeypatch.setattr(unused_gpus, "PLUGINS", ("no_such_plugin",))
     (tmp_path / node).touch()
-    assert unused_gpus.advice("cpu", tmp_path).endswith(unused_gpus.INSTALL)
+    assert unused_gpus.advice("cpu", tmp_path).endswith("--extra cuda")
     monkeypatch.setattr(unused_gpus, "PLUGINS", ("jax",))
     assert "says the reason" in unused_gpus.advice("cpu", tmp_path)
 

@@ -49,6 +49,7 @@ PLUMBING = frozenset(
         "device_peaks",
         "early",
         "errors",
+        "extras",
         "locks",
         "manifest",
         "programs",

@@ -11,7 +11,7 @@ import psutil
 from jax.experimental import topologies
 from jax.extend import backend
 
-from makelm import config, gpus
+from makelm import config, extras, gpus
 from makelm.errors import UserError
 
 # how the step is compiled -> what that means for its bytes
@@ -54,8 +54,7 @@ def find(hardware: config.Hardware, say: Callable[[str], None]) -> Target:
         if package:
             devices = topology(wanted, count)
             return Target(devices, "topology", devices[0].device_kind, known, package)
-        extra = "cuda" if gpu else "tpu"  # as uv.lock has them: what pip installs may move JAX to another version
-        how = f".venv/bin/uv sync --locked --inexact --extra {extra}"
+        how = extras.command("cuda" if gpu else "tpu")
         say(f"the step can be compiled for {wanted} without these devices, after: {how}")
     say(f"{count} devices are stated, here is {described(here)}: {METHODS['simulated']}")
     return Target(simulated(count), "simulated", wanted or "stated device", known)

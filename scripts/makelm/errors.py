@@ -9,6 +9,8 @@ FAILED = 1  # a bug, or what nobody foresaw
 USER = 2  # the user must change something
 INTERRUPTED = 75  # EX_TEMPFAIL: run again, it goes on
 
+LEFT = ".error.json"  # how the name ends of what a failed stage leaves beside its log
+
 
 class UserError(ValueError):
     """Something the user must change: one line that names the key or file and says what to do.
@@ -26,7 +28,7 @@ class Interrupted(BaseException):
 
 def error_file(log: Path) -> Path:
     """Returns where a failed stage leaves its line."""
-    return log.with_suffix(".error.json")
+    return log.with_suffix(LEFT)
 
 
 def leave(log: Path, stage: str, line: str, code: int, inputs: str | None) -> None:

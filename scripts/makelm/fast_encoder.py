@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from makelm import encodings
+from makelm import encodings, extras
 from makelm.errors import UserError
 from makelm.sampled import Sample
 from makelm.tokenizer import Tokenizer
@@ -29,8 +29,7 @@ class FastEncoder:
             gigatoken = importlib.import_module("gigatoken")
         except ImportError:
             raise UserError(
-                "tokenizer.encoder: gigatoken is not installed;"
-                " run .venv/bin/uv sync --locked --inexact --extra fast, or set it to tiktoken"
+                f"tokenizer.encoder: gigatoken is not installed; run {extras.command('fast')}, or set it to tiktoken"
             ) from None
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / tokenizer.FILE

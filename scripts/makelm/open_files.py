@@ -11,8 +11,3 @@ def allow() -> None:
     wanted = ENOUGH if hard == resource.RLIM_INFINITY else min(hard, ENOUGH)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def most() -> int:
-    """Returns how many files this machine lets a process have open."""
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[1]

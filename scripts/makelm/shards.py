@@ -1,6 +1,5 @@
 """Token shards: files of token ids behind the header of llm.c and modded-nanogpt. docs/formats.md has the bytes."""
 
-import errno
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -52,7 +51,7 @@ def open_shard(path: Path, headerless: str | None = None) -> np.ndarray:
     """Returns a shard's token ids, mapped into memory.
 
     `headerless` is the type of the ids where a manifest says that the file holds nothing else. Raises UserError where
-    it is not whole, or no more files may be open.
+    it is not whole, OSError with its name where it cannot be opened.
     """
     try:
         found = token_header.layout(path, headerless)
@@ -63,12 +62,8 @@ def open_shard(path: Path, headerless: str | None = None) -> np.ndarray:
     except token_header.NotTokens as error:
         raise UserError(f"{path} {error}; {REDO}") from None
     except OSError as error:
-        if error.errno != errno.EMFILE:
-            raise
-        raise UserError(
-            f"{path} cannot be opened: each mapped shard is an open file, and this machine allows"
-            f" {open_files.most():,}; raise that (ulimit -Hn) or lower corpus.shards"
-        ) from None
+        error.filename = error.filename or str(path)  # a mapped shard is an open file; one too many has no name
+        raise
     return content[found.offset :].view(np.dtype(found.dtype).newbyteorder("<"))
 
 

@@ -12,7 +12,7 @@ from importlib import util
 from pathlib import Path
 from typing import Any
 
-from makelm import task_files
+from makelm import extras, task_files
 from makelm.config_asking import TaskSource
 from makelm.config_types import did_you_mean
 from makelm.errors import UserError, first_line
@@ -25,7 +25,7 @@ CODE, DATA = "task", "data"  # folders of a task that was brought here
 def check_installed() -> None:
     """Raises UserError where lm-eval is not there."""
     if util.find_spec("lm_eval") is None:
-        raise UserError("tasks need lm-eval, which is not installed: .venv/bin/uv sync --locked --inexact --extra eval")
+        raise UserError(f"tasks need lm-eval, which is not installed: {extras.command('eval')}")
 
 
 def open_task(path: Path, changes: dict[str, Any]) -> Any:

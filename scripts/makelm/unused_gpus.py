@@ -5,9 +5,10 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+from makelm import extras
+
 NODES = ("nvidia[0-9]*", "dxg")  # as the driver names GPUs; in Windows' Linux, what stands for them all
 PLUGINS = ("jax_cuda13_plugin", "jax_cuda12_plugin")
-INSTALL = ".venv/bin/uv sync --locked --inexact --extra cuda"
 
 
 def advice(platform: str, devices: Path = Path("/dev")) -> str | None:
@@ -17,4 +18,4 @@ def advice(platform: str, devices: Path = Path("/dev")) -> str | None:
     if any(find_spec(plugin) for plugin in PLUGINS):
         why = f"{sys.executable} -c 'import jax; jax.devices()'"
         return f"JAX cannot use the NVIDIA GPU of this machine; {why} says the reason"
-    return f"this machine has an NVIDIA GPU; to use it: {INSTALL}"
+    return f"this machine has an NVIDIA GPU; to use it: {extras.command('cuda')}"
